@@ -1,0 +1,1 @@
+"""What every stage shares and nothing else: records, errors, registry, messages, timing, statistics, project file."""
