@@ -1,0 +1,100 @@
+"""The tables, as SQLAlchemy Core knows them. Migrations in `migrations/versions` build exactly these (a test compares)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+assets = sa.Table(
+    "assets",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+)
+sa.Index("assets_by_kind", assets.c.kind, assets.c.created)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("pid", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("settings", sa.LargeBinary, nullable=False),
+    sa.Column("machine", sa.LargeBinary, nullable=False),
+    sa.Column("report", sa.LargeBinary),
+)
+sa.Index("runs_by_time", runs.c.started)
+
+run_assets = sa.Table(
+    "run_assets",
+    metadata,
+    sa.Column("run", sa.Text, sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("direction", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, sa.ForeignKey("assets.digest"), nullable=False),
+)
+sa.Index("run_assets_by_digest", run_assets.c.digest)
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+)
+
+exchanges = sa.Table(
+    "exchanges",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("release", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("caller", sa.Text, nullable=False),
+    sa.Column("stream", sa.Boolean, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("ttft_ms", sa.Float),
+    sa.Column("latency_ms", sa.Float),
+    sa.Column("tokens_in", sa.Integer),
+    sa.Column("tokens_out", sa.Integer),
+    sa.Column("guard", sa.Text, nullable=False),
+    sa.Column("findings", sa.LargeBinary, nullable=False),
+    sa.Column("request", sa.LargeBinary),
+    sa.Column("answer", sa.Text),
+)
+sa.Index("exchanges_by_time", exchanges.c.at)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("exchange", sa.Text, sa.ForeignKey("exchanges.id"), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("detail", sa.LargeBinary, nullable=False),
+)
