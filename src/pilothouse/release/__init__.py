@@ -1,0 +1,1 @@
+"""Gates over all evidence, the verdict, parity, the release card; and the turn of the loop that gathers the evidence."""
