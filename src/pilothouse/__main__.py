@@ -1,0 +1,5 @@
+"""`python -m pilothouse`."""
+
+from pilothouse.ui.cli.main import main
+
+main()
