@@ -112,4 +112,5 @@ def _bootstrap(
     rng = np.random.default_rng(seed)
     resampled = data[rng.integers(0, n, size=(2000, n))].mean(axis=1)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Measure(name, value, unit, float(low), float(high), n, f"{what}, bootstrap {level:.0%}", level, better, label)
+    method = f"{what}, bootstrap {level:.0%}"
+    return Measure(name, value, unit, float(low), float(high), n, method, level, better, label)

@@ -1,4 +1,4 @@
-"""The release: one model, adapter, prompt, policy and engine by digest, with the evidence and the verdict. Kept for good."""
+"""The release: model, adapter, prompt, policy and engine by digest, with evidence and verdict. Kept for good."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ class Serving:
             self._urls[guarded] = self._live.gateway(policy=self.policy if guarded else None)
         return self._urls[guarded]
 
-    def front(self, *, host: str, port: int, public: bool, keys: dict[str, str], record_text: bool, console: str) -> str:
+    def front(
+        self, *, host: str, port: int, public: bool, keys: dict[str, str], record_text: bool, console: str
+    ) -> str:
         """The production gateway: guarded, recording exchanges, the console behind it on a unix socket."""
         return self._live.gateway(
             policy=self.policy,

@@ -46,7 +46,9 @@ class Turn:
     fresh: stages to run anew although a finished run is there.
     """
 
-    def __init__(self, project: Project, store: Store, progress: Progress, *, fresh: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, project: Project, store: Store, progress: Progress, *, fresh: frozenset[str] = frozenset()
+    ) -> None:
         self.project, self.store, self.progress, self.fresh = project, store, progress, fresh
         self.runs: dict[str, runs.Run] = {}
         self._serving: Serving | None = None
@@ -133,7 +135,7 @@ class Turn:
 
         picked = self.project.candidate
 
-        def step(ctx: runs.Context) -> Outcome:
+        def step(_: runs.Context) -> Outcome:
             model = pull(
                 self.store,
                 picked.source,
@@ -290,4 +292,3 @@ def _existing(path: Path, key: str) -> Path:
     if not path.is_file():
         raise UserError(f"no such file: {str(path)!r}", where=f"pilothouse.yaml: {key}")
     return path
-

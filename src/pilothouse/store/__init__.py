@@ -1,1 +1,1 @@
-"""One database and content-addressed files: assets, runs, exchanges, feedback, audit; and the sources they come from."""
+"""One database and content-addressed files: assets, runs, exchanges, feedback, audit; and where assets come from."""

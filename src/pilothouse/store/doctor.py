@@ -51,7 +51,8 @@ def _runs(store: Store) -> list[Remark]:
                 .where(t.c.id.in_(dead))
                 .values(status="interrupted", ended=time.time(), pid=None, error="its process ended without a word")
             )
-    return [Remark("cleaned", f"run {r}: marked interrupted (its process is gone); run it again to resume") for r in dead]
+    said = "marked interrupted (its process is gone); run it again to resume"
+    return [Remark("cleaned", f"run {r}: {said}") for r in dead]
 
 
 def _staging(store: Store) -> list[Remark]:

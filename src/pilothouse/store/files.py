@@ -102,7 +102,7 @@ class Files:
         finally:
             os.close(fd)
         Path(written).chmod(0o444)
-        os.replace(written, target)
+        Path(written).replace(target)
 
 
 def disk_full(error: OSError) -> UserError | None:

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core knows them. Migrations in `migrations/versions` build exactly these (a test compares)."""
+"""The tables, as SQLAlchemy Core knows them. `migrations/versions` builds exactly these (a test compares)."""
 
 from __future__ import annotations
 

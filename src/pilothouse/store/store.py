@@ -70,9 +70,7 @@ class Store:
         kept = []
         for path, content in sorted(files.items()):
             sha, size = (
-                self.files.put_bytes(content)
-                if isinstance(content, bytes)
-                else self.files.put_file(content, move=move)
+                self.files.put_bytes(content) if isinstance(content, bytes) else self.files.put_file(content, move=move)
             )
             kept.append(AssetFile(path, sha, size))
         plain = msgspec.to_builtins(dict(meta or {}))

@@ -13,10 +13,13 @@ import click
 from pilothouse.core.errors import UserError
 
 _COMMANDS = Path(__file__).parent / "commands"
-_ORDER = (
-    "init ship up choose pull data unpack tune export evaluate parity guard redteam measure serve show list "
-    "lineage engines doctor"
-).split()
+_ORDER = {
+    name: place
+    for place, name in enumerate(
+        ["init", "ship", "up", "choose", "pull", "data", "unpack", "tune", "export", "evaluate", "parity", "guard"]
+        + ["redteam", "measure", "serve", "show", "list", "lineage", "engines", "doctor"]
+    )
+}
 
 
 class Commands(click.Group):
@@ -24,7 +27,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = {info.name.replace("_", "-") for info in pkgutil.iter_modules([str(_COMMANDS)])}
-        return sorted(names, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))
+        return sorted(names, key=lambda n: (_ORDER.get(n, len(_ORDER)), n))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

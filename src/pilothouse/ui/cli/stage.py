@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pilothouse.core.progress import Progress
     from pilothouse.release.turn import Stage, Turn
 
-PROJECT = click.argument("project", type=click.Path(path_type=Path), default=Path("."))
+PROJECT = click.argument("project", type=click.Path(path_type=Path), default=Path())
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout.")
 FRESH = click.option("--fresh", is_flag=True, help="Run again although a finished run is there.")
 

@@ -1,0 +1,39 @@
+# `make up`: the whole product on a fresh clone. `make test`: all checks and tests. Nothing needed but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := torch==2.13.0
+EXAMPLE := examples/airline
+export PILOTHOUSE_STARTED ?= $(shell date +%s)
+
+.PHONY: up test check clean
+
+up: $(VENV)/up
+	$(BIN)/pilothouse up $(EXAMPLE)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check src tests benchmarks examples scripts
+	$(BIN)/ruff format --check --quiet src tests benchmarks examples scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/sizes.py
+
+# torch comes first and pinned: any other order may fetch a CUDA build of several GB.
+$(VENV)/up: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"error: Pilothouse needs Python 3.11 or newer, this is {sys.version.split()[0]}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@test -x $(BIN)/python || { echo "[1/4] making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "[2/4] installing $(TORCH)"; $(PIP) $(TORCH)
+	@echo "[3/4] installing requirements.lock"; $(PIP) -r requirements.lock
+	@echo "[4/4] installing pilothouse"; $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(VENV)/up
+	@echo "installing what the checks and tests need"; $(PIP) -r requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

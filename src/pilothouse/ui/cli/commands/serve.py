@@ -1,0 +1,116 @@
+"""Serve a release (the newest by default): engine, gateway, guard and console, until ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pilothouse.ui.cli.stage import PROJECT
+
+
+@click.command("serve", help=__doc__)
+@PROJECT
+@click.option("--release", "release_id", metavar="ID", help="Another release than the project's newest.")
+@click.option("--unshipped", is_flag=True, help="Serve it on loopback although its verdict is not 'ship'.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Another port than the project's.")
+def command(project: Path, release_id: str | None, unshipped: bool, port: int | None) -> None:
+    """Only what its gates let pass is served; anything else needs --unshipped and stays on loopback."""
+    from pilothouse.core.project import load_project
+    from pilothouse.store.store import Store
+
+    declared = load_project(project)
+    store = Store.open(create=False)
+    serve_release(declared, store, release_id, unshipped=unshipped, port=port)
+
+
+def serve_release(
+    declared: object, store: object, release_id: str | None, *, unshipped: bool, port: int | None
+) -> None:
+    """Put the release in front of callers and wait for ctrl-C or SIGTERM; then drain and stop all processes."""
+    import os
+    import signal
+    import time
+
+    from pilothouse.core.errors import UserError
+    from pilothouse.core.project import Project
+    from pilothouse.release import record
+    from pilothouse.release.serving import Served, Serving
+    from pilothouse.store.store import Store
+    from pilothouse.ui.cli.console_process import ConsoleProcess
+    from pilothouse.ui.cli.progress import Terminal
+
+    assert isinstance(declared, Project) and isinstance(store, Store)
+    serve, name = declared.serve, declared.project
+    known = record.every(store, project=name)
+    if not known and release_id is None:
+        raise UserError(f"project {name!r} has no release", where=str(store.root), fix="First: pilothouse ship PROJECT")
+    release = record.get(store, release_id) if release_id else known[0]
+    if release.verdict != "ship" and not unshipped:
+        raise UserError(
+            f"release {release.id} may not be served: its verdict is {release.verdict!r}",
+            fix="See: pilothouse show release. To try it on loopback all the same: --unshipped",
+        )
+    if release.verdict != "ship" and serve.public:
+        raise UserError("an unshipped release is never served publicly", where="pilothouse.yaml: serve.public")
+    keys = _keys(serve.keys_env)
+    assets = {role: store.asset(release.digests[role]) for role in ("base", "adapter", "prompt", "policy")}
+    progress = Terminal()
+    stop = _on_signals(signal.SIGTERM, signal.SIGINT)
+    with ConsoleProcess(store, f"http://{serve.host}:{serve.port if port is None else port}/metrics") as console:
+        progress.begin("starting the engine")
+        serving = Serving(Served(release.project, assets, release.serving, release.id), store, note=progress.note)
+        try:
+            progress.end()
+            url = serving.front(
+                host=serve.host,
+                port=serve.port if port is None else port,
+                public=serve.public,
+                keys=keys,
+                record_text=serve.record_text,
+                console=console.socket,
+            )
+            store.audit("serve", release.id, {"url": url, "pid": os.getpid()})
+            progress.headline(f"{release.id} ({release.verdict}) answers at {url}/v1  ·  console: {url}/")
+            progress.note(f"try: curl {url}/v1/models")
+            progress.note("ctrl-C stops it")
+            while not stop:
+                time.sleep(0.2)
+            progress.headline("stopping …")
+        finally:
+            serving.stop()
+
+
+def _keys(variable: str | None) -> dict[str, str]:
+    """name → key from the environment variable that the project names; never from the file itself."""
+    import os
+
+    from pilothouse.core.errors import UserError
+
+    if variable is None:
+        return {}
+    value = os.environ.get(variable, "")
+    pairs = [pair.strip().partition(":") for pair in value.split(",") if pair.strip()]
+    if not pairs or any(not (name and key) for name, _, key in pairs):
+        raise UserError(
+            f"environment variable {variable} must hold name:key pairs",
+            where="pilothouse.yaml: serve.keys_env",
+            fix=f"For example: export {variable}=app:$(openssl rand -hex 24)",
+        )
+    return {name: key for name, _, key in pairs}
+
+
+def _on_signals(*numbers: int) -> list[int]:
+    """A list that fills when one of the signals arrives (a second ctrl-C raises KeyboardInterrupt)."""
+    import signal
+
+    arrived: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(number)
+
+    for number in numbers:
+        signal.signal(number, note)
+    return arrived
