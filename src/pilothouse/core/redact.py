@@ -1,4 +1,4 @@
-"""Keep secrets out of logs: a logging filter that masks keys, tokens and passwords wherever they appear."""
+"""Keep secrets out of logs: a log formatter that masks keys, tokens and passwords wherever they appear."""
 
 from __future__ import annotations
 
@@ -26,12 +26,8 @@ def mask(text: str) -> str:
     return _SECRET.sub(swap, text)
 
 
-class RedactingFilter(logging.Filter):
-    """Masks the finished message of every record that passes."""
+class RedactingFormatter(logging.Formatter):
+    """Masks the finished line of every record, its traceback included."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        masked = mask(message)
-        if masked != message:
-            record.msg, record.args = masked, ()
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))

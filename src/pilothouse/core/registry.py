@@ -1,8 +1,8 @@
 """Which members a kind has: one file in a registered folder is one member, imported only when used.
 
 A folder (or a single module) registers under the entry-point group `pilothouse.<kind>`; ours do so in pyproject.toml
-as a third party's would. A member module has a docstring (its first line describes it), `create(**options)` returning the
-member, and optionally `NEEDS`: the importable libraries that `create` requires, by extra.
+as a third party's would. A member module has a docstring (its first line describes it), `create(**options)` returning
+the member, and optionally `NEEDS`: the importable libraries that `create` requires, by extra.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pilothouse.core import digest
 from pilothouse.core.errors import UserError
 from pilothouse.core.progress import Progress
 from pilothouse.core.records import Asset, Outcome, Report
-from pilothouse.core.redact import RedactingFilter, mask
+from pilothouse.core.redact import RedactingFormatter, mask
 from pilothouse.store import schema
 from pilothouse.store.files import disk_full
 from pilothouse.store.store import Store
@@ -229,8 +229,7 @@ def _logger(run_id: str, folder: Path) -> logging.Logger:
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(RedactingFilter())
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return log
 

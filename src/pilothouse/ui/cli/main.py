@@ -13,13 +13,8 @@ import click
 from pilothouse.core.errors import UserError
 
 _COMMANDS = Path(__file__).parent / "commands"
-_ORDER = {
-    name: place
-    for place, name in enumerate(
-        ["init", "ship", "up", "choose", "pull", "data", "unpack", "tune", "export", "evaluate", "parity", "guard"]
-        + ["redteam", "measure", "serve", "show", "list", "lineage", "engines", "doctor"]
-    )
-}
+_LOOP = "init ship up choose pull data unpack tune export evaluate parity guard redteam measure serve"
+_ORDER = {name: place for place, name in enumerate(f"{_LOOP} show list lineage engines doctor".split())}
 
 
 class Commands(click.Group):

@@ -7,8 +7,8 @@ revision = "0001"
 down_revision = None
 
 
-def _text(name: str, **kw: object) -> sa.Column:
-    return sa.Column(name, sa.Text, **{"nullable": False, **kw})
+def _text(name: str, *, primary_key: bool = False, nullable: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=primary_key, nullable=nullable)
 
 
 def upgrade() -> None:

@@ -26,12 +26,8 @@ def command(deep: bool, as_json: bool) -> None:
     if as_json:
         emit(remarks)
     else:
-        show.console().print(show.grid(str(store.root), ("", "what", "what to do"), _rows(remarks)))
+        show.console().print(
+            show.grid(str(store.root), ("", "what", "what to do"), [(r.state, r.what, r.fix) for r in remarks])
+        )
     if any(r.state == "broken" for r in remarks):
         click.get_current_context().exit(2)
-
-
-def _rows(remarks: list[object]) -> list[list[str]]:
-    import msgspec
-
-    return [list(msgspec.structs.astuple(r)) for r in remarks]  # type: ignore[type-var]

@@ -52,8 +52,13 @@ def command(what: str, name: str | None, as_json: bool) -> None:
     if as_json:
         emit(run)
     else:
-        facts = {"id": run.id, "status": run.status, "attempts": run.attempts, "error": run.error or ""}
-        out.print(show.grid("", ("", ""), facts.items()))
+        facts: dict[str, object] = {
+            "id": run.id,
+            "status": run.status,
+            "attempts": run.attempts,
+            "error": run.error or "",
+        }
+        out.print(show.grid("", ("", ""), state.items()))
         if run.report:
             show.report(out, run.report)
 
