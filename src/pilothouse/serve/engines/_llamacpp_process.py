@@ -1,0 +1,43 @@
+"""The process that `llamacpp` launches: xllamacpp's server with the settings from argv, until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import msgspec
+
+from pilothouse.serve.parent import die_with_parent
+
+
+def main() -> None:
+    """Serve until SIGTERM. A model that cannot be loaded ends the process with the reason in its log."""
+    die_with_parent()
+    settings = msgspec.json.decode(sys.argv[1])
+    import xllamacpp
+
+    p = xllamacpp.CommonParams()
+    p.model.path = settings["model"]
+    p.model_alias = {settings["alias"]}
+    p.hostnames = ["127.0.0.1"]
+    p.port = settings["port"]
+    p.n_parallel = settings["streams"]
+    p.n_ctx = settings["context"] * settings["streams"]
+    p.cpuparams.n_threads = settings["threads"]
+    p.cpuparams_batch.n_threads = settings["threads"]
+    p.endpoint_metrics = True
+    p.ui = False
+    # Scale 0: an adapter speaks only when a request names it.
+    p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in settings["adapters"]]
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; only the supervisor decides
+    server = xllamacpp.Server(p)
+    print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)
+    stop.wait()
+    del server
+
+
+if __name__ == "__main__":
+    main()

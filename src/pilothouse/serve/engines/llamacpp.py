@@ -1,0 +1,94 @@
+"""llama.cpp, embedded: xllamacpp's own HTTP server in a process of its own, with LoRA adapters chosen per request."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from pilothouse.core.errors import UserError, need
+from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
+
+NEEDS = {"xllamacpp": "llamacpp"}
+_OPTIONS = {"threads"}
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """Knowledge of llama.cpp's server (docs: tools/server/README.md of llama.cpp)."""
+
+    capabilities = frozenset({"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache"})
+
+    def check(self) -> Check:
+        """xllamacpp carries llama.cpp with it, so installed means runnable."""
+        install = "pip install 'pilothouse[llamacpp]'"
+        try:
+            return Check(version("xllamacpp"), True, install=install)
+        except PackageNotFoundError:
+            return Check(None, False, "xllamacpp is not installed", install)
+
+    def launch(self, spec: EngineSpec, port: int) -> Launch:
+        """A Python process that runs the server. Option `threads`: default every core this process may use."""
+        need("xllamacpp", "llamacpp", "the llama.cpp engine")
+        unknown = sorted(set(spec.options) - _OPTIONS)
+        if unknown:
+            raise UserError(
+                f"engine llamacpp has no option {unknown[0]!r}",
+                where="pilothouse.yaml: serve.options",
+                fix=f"It has: {', '.join(sorted(_OPTIONS))}.",
+            )
+        for file in (spec.model, *(path for _, path in spec.adapters)):
+            if not file.is_file():
+                raise UserError("no such file", where=str(file))
+        threads = int(spec.options.get("threads") or len(os.sched_getaffinity(0)))
+        settings = {
+            "model": str(spec.model),
+            "alias": spec.alias,
+            "adapters": [str(path) for _, path in spec.adapters],
+            "context": spec.context,
+            "streams": spec.streams,
+            "threads": threads,
+            "port": port,
+        }
+        argv = (
+            sys.executable,
+            "-m",
+            "pilothouse.serve.engines._llamacpp_process",
+            msgspec.json.encode(settings).decode(),
+        )
+        # OpenMP threads that spin starve each other on a busy machine: 0.3–1.8 tok/s were seen (shared facts, engines).
+        env = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
+        return Launch(argv, f"http://127.0.0.1:{port}", env)
+
+    def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
+        """Every loaded adapter with its scale: llama.cpp applies those it is not told about at their initial scale."""
+        names = [name for name, _ in spec.adapters]
+        if adapter is not None and adapter not in names:
+            raise UserError(f"no adapter is called {adapter!r}", fix=f"Loaded: {', '.join(names) or 'none'}.")
+        return {"lora": [{"id": i, "scale": float(name == adapter)} for i, name in enumerate(names)]} if names else {}
+
+    def gauges(self, metrics: str) -> Gauges:
+        """`llamacpp:requests_processing` and `llamacpp:requests_deferred`."""
+
+        def read(name: str) -> float | None:
+            found = re.search(rf"^llamacpp:{name}(?:\{{[^}}]*\}})? ([0-9.eE+-]+)$", metrics, re.M)
+            return float(found[1]) if found else None
+
+        return Gauges(read("requests_processing"), read("requests_deferred"), read("kv_cache_usage_ratio"))
+
+    def reason(self, log: str) -> str:
+        """The last line that llama.cpp marks as an error, else the exception's text."""
+        marked = [m[1] for m in re.finditer(r"^[\d.]+ E (.+)$", log, re.M)]
+        raised = re.findall(r"^(?:RuntimeError|ValueError|OSError): (.+)$", log, re.M)
+        lines = [*raised[-1:], *marked[-2:]]
+        return "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
+
+
+def create() -> LlamaCpp:
+    """The engine's knowledge; nothing is started."""
+    return LlamaCpp()
