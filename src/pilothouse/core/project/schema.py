@@ -50,6 +50,8 @@ class Data(Section):
     """Rows, by split; formats are found by the loader's name. A missing split is cut from train by group."""
 
     format: str = "jsonl-chat"
+    options: dict[str, Any] = Field({}, description="for the loader, e.g. the columns of csv-rows")
+    licence: str = Field("", description="licence of the rows, kept with the dataset")
     train: str
     dev: str | None = None
     test: str | None = None
@@ -186,7 +188,7 @@ class Project(Section):
     redteam: Redteam = Redteam()
     load: Load = Load()
     gates: tuple[Gate, ...] = ()
-    folder: Path = Field(Path("."), exclude=True)
+    folder: Path = Field(Path(), exclude=True)
 
     @model_validator(mode="after")
     def _picked(self) -> Project:

@@ -1,0 +1,1 @@
+"""From raw rows to a dataset that can be trusted: load, clean, scrub, split, decontaminate, plant canaries."""

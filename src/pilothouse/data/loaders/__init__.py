@@ -1,0 +1,1 @@
+"""Loaders of rows: one file a format; `create(**options)` returns one."""

@@ -1,0 +1,35 @@
+"""Where a file of rows comes from: a path in the project, or any source's reference (`pypi:PACKAGE==VERSION#FILE`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pilothouse.core import digest
+from pilothouse.core.errors import UserError
+from pilothouse.data.base import Source
+
+
+def resolve(reference: str, folder: Path, downloads: Path, *, where: str) -> Source:
+    """The file behind a reference; a download is kept under `downloads` and found there the next time.
+
+    folder: the project's, where relative paths start. where: the setting, for errors.
+    """
+    scheme, colon, _ = reference.partition(":")
+    if not colon or len(scheme) == 1:  # a drive letter is no scheme
+        path = folder / reference
+        if not path.is_file():
+            what = f"is a folder: {reference!r}" if path.is_dir() else f"no such file: {reference!r}"
+            raise UserError(what, where=where, fix=f"Paths start at {folder}.")
+        return Source(path, reference)
+    if scheme == "file":
+        return resolve(reference.removeprefix("file:"), folder, downloads, where=where)
+    from pilothouse.store.pull import fetch_file
+
+    shown = reference.rpartition("/")[2].rpartition("#")[2]
+    kept = downloads / digest.of_bytes(reference.encode())[:16]
+    found = [p for p in kept.glob("*") if p.is_file()] if kept.is_dir() else []
+    if len(found) == 1:
+        return Source(found[0], shown)
+    path = fetch_file(reference, folder=folder, into=kept.with_suffix(".part"))
+    kept.mkdir(parents=True, exist_ok=True)
+    return Source(path.replace(kept / path.name), shown)
