@@ -1,4 +1,4 @@
-"""What an engine must be: how it is launched, asked for an adapter, and read. A file in `engines/` owns the knowledge."""
+"""What an engine must be: how it is launched, asked for an adapter, and read. `engines/` holds one file each."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pilothouse.core.client import chat
 from pilothouse.core.errors import UserError
@@ -38,6 +39,15 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine's process id, while there is one."""
         return self._process.pid if self._process and self._process.returncode is None else None
+
+    @property
+    def alias(self) -> str:
+        """The model name that the engine itself knows."""
+        return self.spec.alias
+
+    def fields(self, adapter: str | None) -> dict[str, Any]:
+        """Body fields that choose an adapter."""
+        return self.engine.fields(adapter, self.spec)
 
     async def start(self) -> None:
         """Start and wait for the first real answer; UserError with the engine's own reason when it cannot."""

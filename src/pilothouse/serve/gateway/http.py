@@ -1,0 +1,261 @@
+"""The client's side of a connection: requests in (one at a time, in order), answers out, whole or streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import cast
+from urllib.parse import unquote
+
+import httptools
+
+HEAD_LIMIT = 32 * 1024
+_IDLE_S = 75.0
+
+
+class Request:
+    """One request, whole. Header names are lower case."""
+
+    __slots__ = ("body", "headers", "method", "path", "raw_headers", "target", "version")
+
+    def __init__(self) -> None:
+        self.method, self.target, self.path, self.version = "", b"", "", "1.1"
+        self.headers: dict[str, str] = {}
+        self.raw_headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+
+
+class Reply:
+    """The answer to one request. `gone` is set when the client has left; writing then does nothing."""
+
+    __slots__ = ("_chunked", "_connection", "_keep", "request_id", "started", "status")
+
+    def __init__(self, connection: Connection, keep: bool, chunked: bool) -> None:
+        self._connection, self._keep, self._chunked = connection, keep, chunked
+        self.started, self.status, self.request_id = False, 0, ""
+
+    @property
+    def gone(self) -> bool:
+        """Has the client left?"""
+        return self._connection.transport is None
+
+    def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
+        """A whole answer."""
+        self._head(status, {"content-type": kind, "content-length": str(len(body)), **headers}, body)
+
+    def begin(self, status: int, kind: str = "text/event-stream", **headers: str) -> None:
+        """The head of an answer whose length is not known yet."""
+        if self._chunked:
+            headers["transfer-encoding"] = "chunked"
+        else:  # HTTP/1.0: the end of the connection is the end of the body
+            self._keep = False
+        self._head(status, {"content-type": kind, "cache-control": "no-cache", **headers})
+
+    def write(self, data: bytes) -> None:
+        """A piece of a streamed body."""
+        if data:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """The body is whole."""
+        if self._chunked:
+            self._connection.write(b"0\r\n\r\n")
+
+    def cut(self) -> None:
+        """The body cannot be finished: end the connection so that the client notices."""
+        self._keep = False
+
+    @property
+    def congested(self) -> bool:
+        """Does the client read more slowly than we write?"""
+        return self._connection.congested
+
+    def when_writable(self, go_on: Callable[[], None]) -> None:
+        """Call `go_on` once, when the client has caught up (or left)."""
+        self._connection.go_on = go_on
+
+    @property
+    def keep(self) -> bool:
+        """May the connection be used again?"""
+        return self._keep
+
+    def _head(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.started, self.status = True, status
+        if self.request_id:
+            headers["x-request-id"] = self.request_id
+        headers["connection"] = "keep-alive" if self._keep else "close"
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        head = f"HTTP/1.1 {status} {_phrase(status)}\r\n{lines}\r\n"
+        self._connection.write(head.encode("latin-1") + body)
+
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+
+
+class Connection(asyncio.Protocol):
+    """One client connection. Cancels the running handler when the client leaves."""
+
+    def __init__(self, handler: Handler, body_limit: int, connections: set[Connection]) -> None:
+        self._handler, self._limit, self._connections = handler, body_limit, connections
+        self.transport: asyncio.Transport | None = None
+        self.congested = False
+        self.go_on: Callable[[], None] | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[tuple[Request, bool] | int] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._request, self._parts, self._size, self._head_size = Request(), list[bytes](), 0, 0
+        self._refused = False
+
+    @property
+    def busy(self) -> bool:
+        """Is a request being answered?"""
+        return self._task is not None
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._connections.discard(self)
+        self.resume_writing()
+        if self._idle:
+            self._idle.cancel()
+        if self._task:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        go_on, self.go_on = self.go_on, None
+        if go_on is not None:
+            go_on()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501)
+        except httptools.HttpParserError:
+            self._refuse(400)
+
+    def eof_received(self) -> bool:
+        return False
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._request, self._parts, self._size, self._head_size = Request(), [], 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._request.target += url
+        self._grow(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value))
+        self._request.raw_headers.append((name, value))
+        self._request.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        request = self._request
+        request.method = self._parser.get_method().decode("ascii")
+        request.version = self._parser.get_http_version()
+        request.path = unquote(request.target.partition(b"?")[0].decode("latin-1"))
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._limit:
+            self._refuse(413)
+        elif request.headers.get("expect", "").lower() == "100-continue":
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            self._refuse(413)
+        elif not self._refused:
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._refused:
+            return
+        self._request.body = b"".join(self._parts)
+        self._queue.append((self._request, self._parser.should_keep_alive()))
+        if self._task is None:
+            self._next()
+        elif self.transport:
+            self.transport.pause_reading()  # a pipelining client waits until its first request is answered
+
+    # answers
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the client, while it is there."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """End the connection after what is written."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def _next(self) -> None:
+        if self._idle:
+            self._idle.cancel()
+        item = self._queue.popleft()
+        if isinstance(item, int):
+            body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
+            Reply(self, False, True).send(item, body % _phrase(item).encode())
+            self.close()
+            return
+        request, keep = item
+        self._task = asyncio.get_running_loop().create_task(self._answer(request, keep))
+
+    async def _answer(self, request: Request, keep: bool) -> None:
+        reply = Reply(self, keep, chunked=request.version != "1.0")
+        try:
+            await self._handler(request, reply)
+        finally:
+            self._task = None
+            if self.transport is not None:
+                if not reply.keep:
+                    self.close()
+                elif self._queue:
+                    self._next()
+                else:
+                    self.transport.resume_reading()
+                    self._wait()
+
+    def _refuse(self, status: int) -> None:
+        """No further bytes of this connection are understood: answer in turn, then close."""
+        if not self._refused:
+            self._refused = True
+            self._queue.append(status)
+            if self._task is None:
+                self._next()
+
+    def _grow(self, n: int) -> None:
+        self._head_size += n
+        if self._head_size > HEAD_LIMIT:
+            self._refuse(431)
+
+    def _wait(self) -> None:
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._timeout)
+
+    def _timeout(self) -> None:
+        if self._task is None:
+            self.close()
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Status"
