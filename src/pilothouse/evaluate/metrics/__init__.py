@@ -1,0 +1,1 @@
+"""One file a metric; its name is the file's, with dashes."""
