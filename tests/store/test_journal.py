@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pilothouse.store.journal import Journal
 
 
