@@ -15,6 +15,7 @@ from pilothouse.serve.gateway.upstream import Upstream
 if TYPE_CHECKING:
     from pilothouse.guard.policy import Policy
 
+GUARD_HEADER = "x_pilothouse_guard"  # underscores become dashes on the wire
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -47,6 +48,7 @@ class WholeAnswer:
             return
         answer = msgspec.json.decode(body)
         answer["model"] = ledger.request["model"]
+        headers: dict[str, str] = {}
         ledger.usage = answer.get("usage") or {}
         if self._policy is not None:
             guarded = GuardedAnswer(self._policy)
@@ -54,9 +56,10 @@ class WholeAnswer:
             ledger.note_output(guarded.findings, guarded.unscanned, blocked=guarded.blocked is not None)
             if guarded.blocked is not None:
                 answer["pilothouse"] = decision(ledger.id, guarded.blocked, "")
+                headers[GUARD_HEADER] = guarded.blocked.detector
         for choice in answer.get("choices") or []:
             ledger.answer.append((choice.get("message") or {}).get("content") or "")
-        self._reply.send(200, msgspec.json.encode(answer))
+        self._reply.send(200, msgspec.json.encode(answer), **headers)
 
 
 class StreamedAnswer:

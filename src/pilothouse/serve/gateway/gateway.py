@@ -15,7 +15,7 @@ import msgspec
 
 from pilothouse.core.errors import UserError
 from pilothouse.serve.gateway import chat
-from pilothouse.serve.gateway.answer import StreamedAnswer, WholeAnswer, event
+from pilothouse.serve.gateway.answer import GUARD_HEADER, StreamedAnswer, WholeAnswer, event
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.http import Connection, Reply, Request
 from pilothouse.serve.gateway.metrics import Metrics
@@ -237,12 +237,13 @@ class Gateway:
         streamed = bool(body.get("stream"))
         answer = chat.refusal(body, self._policy.refusal, ledger.id, finding, detector, stream=streamed)
         ledger.answer.append(self._policy.refusal)
+        guard = {GUARD_HEADER: answer["pilothouse"]["guard"]}
         if streamed:
-            reply.begin(200)
+            reply.begin(200, **guard)
             reply.write(event(answer) + b"data: [DONE]\n\n")
             reply.end()
         else:
-            reply.send(200, msgspec.json.encode(answer))
+            reply.send(200, msgspec.json.encode(answer), **guard)
 
     def _count(self, ledger: chat.Ledger, status: int) -> None:
         m, exchange = self.metrics, ledger.exchange(status)
