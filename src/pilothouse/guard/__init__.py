@@ -1,0 +1,1 @@
+"""Detectors, the policy that arranges them, and exact guarding of streams."""
