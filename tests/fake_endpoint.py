@@ -19,7 +19,7 @@ class Reply:
     finish: str = "stop"
     status: int = 200
     code: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
+    guard: str = ""
 
 
 @dataclass
@@ -47,12 +47,13 @@ def serving(answer: Callable[[dict[str, Any]], Reply]) -> Iterator[FakeEndpoint]
                 message = {"role": "assistant", "content": reply.text}
                 choice = {"index": 0, "message": message, "finish_reason": reply.finish}
                 body: dict[str, Any] = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+                if reply.guard:  # as our gateway says it
+                    body["pilothouse"] = {"guard": reply.guard, "category": "x", "decision_id": "req_1"}
             else:
                 body = {"error": {"message": reply.text or "injected fault", "type": "error", "code": reply.code}}
             data = json.dumps(body).encode()
             self.send_response(reply.status)
-            for name, value in {"content-type": "application/json", **reply.headers}.items():
-                self.send_header(name, value)
+            self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

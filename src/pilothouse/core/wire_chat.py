@@ -32,7 +32,8 @@ class TokenLogprob:
 class Completion:
     """One answer. `error` is '' when fine; else a clear line, and `fault` a word for its kind ('http 500', 'timeout').
 
-    What came before a failure is kept in `text`. `message` is the assistant's message as a plain dict.
+    What came before a failure is kept in `text`. `message` is the assistant's message as a plain dict. `decision` is
+    our gateway's `pilothouse` object: which guard blocked (guard, category, decision_id); empty when none did.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Completion:
     headers: dict[str, str] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    decision: dict[str, Any] = field(default_factory=dict)
 
 
 class _Bad(Exception):
@@ -66,6 +68,7 @@ class _Draft:
     tokens: list[TokenLogprob] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     ended: bool = False
+    decision: dict[str, Any] = field(default_factory=dict)
 
 
 def completion(raw: Raw, *, secret: str = "", open_loop: bool = False) -> Completion:
@@ -99,6 +102,7 @@ def completion(raw: Raw, *, secret: str = "", open_loop: bool = False) -> Comple
         headers=raw.headers,
         message=draft.message,
         fault=fault,
+        decision=draft.decision,
     )
 
 
@@ -131,6 +135,7 @@ def _read_stream(pieces: Iterable[tuple[float, bytes]], draft: _Draft) -> None:
 def _read_chunk(t: float, data: dict[str, Any], draft: _Draft) -> None:
     if isinstance(data.get("usage"), dict):
         draft.usage = data["usage"]
+    draft.decision = _dict(data.get("pilothouse")) or draft.decision
     for choice in _list(data.get("choices")):
         delta = _dict(choice.get("delta"))
         listed = _logprobs(choice)
@@ -182,6 +187,7 @@ def _read_whole(body: bytes, draft: _Draft) -> None:
     draft.message = {**message, "content": message["content"] if _text(message.get("content")) else ""}
     draft.finish = choices[0].get("finish_reason") or ""
     draft.usage = _dict(data.get("usage"))
+    draft.decision = _dict(data.get("pilothouse"))
     draft.tokens = _logprobs(choices[0])
     draft.ended = True
 

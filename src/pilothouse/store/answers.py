@@ -18,8 +18,6 @@ from pilothouse.core.progress import Progress
 from pilothouse.core.records import Endpoint
 from pilothouse.store.journal import Journal
 
-GUARD_HEADER = "x-pilothouse-guard"
-
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an endpoint said to one question. error: '' when it answered. guard: who blocked it, '' when nobody did."""
@@ -68,12 +66,11 @@ def ask(
 
 
 def guard_of(completion: Completion) -> str:
-    """Which guard blocked this completion ('' when none did): the gateway's header, else the finish reason or code."""
-    named = completion.headers.get(GUARD_HEADER, "") or completion.message.get("guard", "")
+    """Which guard blocked this completion ('' when none did): our gateway names it, others only say content_filter."""
     blocked = completion.finish_reason == "content_filter" or (
-        completion.status >= 400 and "content_filter" in (completion.error + completion.fault)
+        completion.status >= 400 and "content_filter" in completion.error
     )
-    return (str(named) or "a guard") if blocked else ""
+    return (str(completion.decision.get("guard") or "") or "a guard") if blocked else ""
 
 
 def _ask_once(
