@@ -6,15 +6,16 @@ from pathlib import Path
 
 from pilothouse.core import digest
 from pilothouse.core.errors import UserError
+from pilothouse.core.progress import Progress
 from pilothouse.data.base import Source
 
 
-def resolve(reference: str, folder: Path, downloads: Path, *, where: str) -> Source:
+def resolve(reference: str, folder: Path, downloads: Path, progress: Progress, *, where: str) -> Source:
     """The file behind a reference; a download is kept under `downloads` and found there the next time.
 
     folder: the project's, where relative paths start. where: the setting, for errors.
     """
-    scheme, colon, _ = reference.partition(":")
+    scheme, colon, rest = reference.partition(":")
     if not colon or len(scheme) == 1:  # a drive letter is no scheme
         path = folder / reference
         if not path.is_file():
@@ -22,14 +23,11 @@ def resolve(reference: str, folder: Path, downloads: Path, *, where: str) -> Sou
             raise UserError(what, where=where, fix=f"Paths start at {folder}.")
         return Source(path, reference)
     if scheme == "file":
-        return resolve(reference.removeprefix("file:"), folder, downloads, where=where)
+        # A local file's bytes are an input of the run, so that a change runs the stage again; a download is pinned.
+        raise UserError(f"{reference!r} is a local file", where=where, fix=f"Write it as a plain path: {rest}")
     from pilothouse.store.pull import fetch_file
 
-    shown = reference.rpartition("/")[2].rpartition("#")[2]
     kept = downloads / digest.of_bytes(reference.encode())[:16]
     found = [p for p in kept.glob("*") if p.is_file()] if kept.is_dir() else []
-    if len(found) == 1:
-        return Source(found[0], shown)
-    path = fetch_file(reference, folder=folder, into=kept.with_suffix(".part"))
-    kept.mkdir(parents=True, exist_ok=True)
-    return Source(path.replace(kept / path.name), shown)
+    path = found[0] if len(found) == 1 else fetch_file(reference, folder=folder, into=kept, progress=progress)
+    return Source(path, path.name)

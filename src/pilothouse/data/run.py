@@ -39,7 +39,7 @@ def run(ctx: Context, settings: Data, folder: Path, system_prompt: str) -> Outco
         wanted: str | None = getattr(settings, name)
         if wanted is None:
             continue
-        source = reference.resolve(wanted, folder, ctx.folder / "downloads", where=f"data.{name}")
+        source = reference.resolve(wanted, folder, ctx.folder / "downloads", ctx.progress, where=f"data.{name}")
         got = read(source, by, ctx.progress)
         rejects += got.rejects
         rows = [_without(tidy_row(row), system_prompt) for row in got.rows]
