@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.fake_endpoint import FakeEndpoint, Reply, serving
 
-from fake_endpoint import FakeEndpoint, Reply, serving
 from pilothouse.core import stats
 from pilothouse.core.errors import UserError
 from pilothouse.core.messages import Message, Row
