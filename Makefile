@@ -21,6 +21,7 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/sizes.py
+	$(BIN)/python scripts/settings_doc.py --check
 
 # torch comes first and pinned: any other order may fetch a CUDA build of several GB.
 $(VENV)/up: requirements.lock pyproject.toml

@@ -52,7 +52,7 @@ def command(what: str, name: str | None, as_json: bool) -> None:
     if as_json:
         emit(run)
     else:
-        facts: dict[str, object] = {
+        state: dict[str, object] = {
             "id": run.id,
             "status": run.status,
             "attempts": run.attempts,
