@@ -22,6 +22,7 @@ check: $(VENV)/dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/sizes.py
 	$(BIN)/python scripts/settings_doc.py --check
+	$(BIN)/python scripts/members_doc.py --check
 
 # torch comes first and pinned: any other order may fetch a CUDA build of several GB.
 $(VENV)/up: requirements.lock pyproject.toml

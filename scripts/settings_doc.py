@@ -38,7 +38,7 @@ def sections(model: type[BaseModel], title: str, seen: set[type]) -> list[str]:
         about = field.description or ""
         for limit in field.metadata:
             about += "".join(
-                f" {sign} {getattr(limit, k)};" for k, sign in _LIMITS if getattr(limit, k, None) is not None
+                f"; {sign} {getattr(limit, k)}" for k, sign in _LIMITS if getattr(limit, k, None) is not None
             )
         lines.append(f"| `{name}` | {kind} | {default} | {about.removeprefix('; ')} |")
         if inner and inner not in seen:

@@ -1,0 +1,59 @@
+"""The documentation is true: its tree, its links, its commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pilothouse.core import registry
+from tests.e2e.conftest import Shipped
+
+REPO = Path(__file__).resolve().parents[2]
+DOCS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(file, command) of every `$ pilothouse …` line in a console block."""
+    found = []
+    for doc in DOCS:
+        for block in re.findall(r"```console\n(.*?)```", doc.read_text(), re.S):
+            found += [(doc.name, line[2:]) for line in block.splitlines() if line.startswith("$ pilothouse ")]
+    return found
+
+
+def test_the_readme_tree_names_every_package_and_nothing_else() -> None:
+    block = re.search(r"```\nsrc/pilothouse/\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    assert block is not None
+    named = re.findall(r"^  (\w+)/", block[1], re.M)
+    there = [p.name for p in (REPO / "src/pilothouse").iterdir() if p.is_dir() and not p.name.startswith("__")]
+    assert sorted(named) == sorted(there)
+
+
+def test_every_stage_of_the_readme_is_a_command_and_links_lead_somewhere() -> None:
+    for doc in DOCS:
+        text = doc.read_text()
+        for name in re.findall(r"`pilothouse (\w+)", text):
+            assert (REPO / f"src/pilothouse/ui/cli/commands/{name}.py").exists(), (doc.name, name)
+        for link in re.findall(r"\]\(([^)#]+?)\)", text):
+            if not link.startswith("http"):
+                assert (doc.parent / link).exists(), (doc.name, link)
+
+
+def test_every_member_is_documented() -> None:
+    text = (REPO / "docs/members.md").read_text()
+    for kind in ("sources", "loaders", "methods", "metrics", "probes", "detectors", "engines", "arrivals"):
+        for name in registry.modules(kind):
+            assert f"`{name}`" in text, f"docs/members.md does not name the {kind[:-1]} {name}"
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1800)
+def test_every_command_of_the_docs_runs(shipped: Shipped) -> None:
+    assert len(commands()) > 10
+    for doc, command in commands():
+        done = shipped.run(*shlex.split(command)[1:])
+        assert done.returncode == 0, f"{doc}: {command}\n{done.stderr[-1500:]}"
+        assert done.stdout.strip(), f"{doc}: {command} printed nothing"
