@@ -12,7 +12,7 @@ class Arrivals(Protocol):
     """When requests start, fixed before the load begins: an open loop never waits for answers."""
 
     def times(self, rate: float, seconds: float, seed: int) -> tuple[float, ...]:
-        """Increasing offsets in [0, seconds), in seconds, `rate` a second on average."""
+        """Offsets in [0, seconds), in seconds, in order, `rate` a second on average."""
 
 
 @dataclass(frozen=True, slots=True)
