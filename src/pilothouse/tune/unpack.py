@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pilothouse.core.errors import UserError, need
+from pilothouse.core.progress import Progress
 from pilothouse.core.records import Asset, Outcome, Report
 from pilothouse.store.runs import Context
 from pilothouse.tune import pretokenizer
@@ -56,8 +59,7 @@ def run(ctx: Context, model: Asset) -> Outcome:
     ready("unpacking a GGUF model")
     target = ctx.folder / "weights"
     shutil.rmtree(target, ignore_errors=True)
-    ctx.progress.begin("unpacking weights")
-    facts = _convert(ctx.store.folder(model), name, target)
+    facts = _convert(ctx.store.folder(model), name, target, ctx.progress)
     files = {p.relative_to(target).as_posix(): p for p in sorted(target.rglob("*")) if p.is_file()}
     weights = ctx.store.add_asset(
         "model",
@@ -76,7 +78,7 @@ def run(ctx: Context, model: Asset) -> Outcome:
     return Outcome(Report("unpack", "Weights", summary, facts={"asset": weights.ref, **facts}), {"weights": weights})
 
 
-def _convert(folder: Path, name: str, target: Path) -> dict[str, str]:
+def _convert(folder: Path, name: str, target: Path, progress: Progress) -> dict[str, str]:
     import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -89,10 +91,12 @@ def _convert(folder: Path, name: str, target: Path) -> dict[str, str]:
     pre = str(field.contents()) if field else "gpt-2"
     kinds = Counter(t.tensor_type.name for t in reader.tensors)
     count = sum(int(t.n_elements) for t in reader.tensors)
+    progress.begin("unpacking weights", len(reader.tensors))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
+        with _shown_by(progress):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
     except (ValueError, KeyError, NotImplementedError) as e:
         raise UserError(
             f"transformers cannot read this GGUF's architecture ({e})",
@@ -112,6 +116,24 @@ def _convert(folder: Path, name: str, target: Path) -> dict[str, str]:
         "architecture": str(model.config.model_type),
         "tokenizer rule": pre if known else f"{pre} (unknown here; parity compares the tokens)",
     }
+
+
+@contextmanager
+def _shown_by(progress: Progress) -> Iterator[None]:
+    """transformers draws a bar of its own over the tensors, whatever it is told; here it becomes ours."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for tensor in tensors:
+            yield tensor
+            progress.advance(1)
+
+    before = getattr(reading, "tqdm", None)
+    reading.tqdm = counted
+    try:
+        yield
+    finally:
+        reading.tqdm = before
 
 
 def _scrub(target: Path) -> None:
