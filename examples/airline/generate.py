@@ -154,7 +154,7 @@ def message(rng: random.Random, phrasing: Phrasing) -> tuple[str, dict[str, str]
         parts[i], slots[slot] = words, value
     text = re.sub(r"\ba (?=aisle|exit)", "an ", "".join(parts))
     opened = rng.random() < 0.4
-    if not opened:
+    if not opened and parts[0]:  # a value at the start stays as it is
         text = text[0].upper() + text[1:]
     if opened:
         text = f"{rng.choice(OPENERS[manner])} {text}"

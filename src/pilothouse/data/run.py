@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilothouse.core.errors import UserError
 from pilothouse.core.messages import Row
 from pilothouse.core.progress import Progress
 from pilothouse.core.project.schema import Data
@@ -66,6 +67,12 @@ def run(ctx: Context, settings: Data, folder: Path, system_prompt: str) -> Outco
     ctx.progress.begin("compare train with held-out rows")
     removed = _decontaminate(splits)
     ctx.progress.end()
+    if empty := [name for name in SPLITS if not splits[name]]:
+        raise UserError(
+            f"no row is left in {empty[0]}: each gives away a row of another split",
+            where=f"data.{empty[0]}",
+            fix="Give splits that do not repeat each other.",
+        )
     planted = canaries.make(settings.canaries, settings.seed)
     train = canaries.plant(splits["train"], planted, settings.canary_repeats, settings.seed)
     dataset = ctx.store.add_asset(

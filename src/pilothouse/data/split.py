@@ -15,32 +15,35 @@ def split(
 ) -> dict[str, list[Row]]:
     """Cut rows into the named splits near these shares; a group (a row without one is its own) stays whole.
 
-    Groups come in the order of sha256(seed, group); each goes to the split that lacks most rows of its due. Rows keep
-    their order within a split.
+    Groups come in the order of sha256(seed, group); each goes to the split that lacks most rows of its due, and the
+    last ones to splits that would stay empty. Rows keep their order within a split.
     """
-    wanted = {name: share for name, share in shares.items() if share > 0}
-    total = sum(wanted.values())
+    if bad := [name for name, share in shares.items() if share <= 0]:
+        raise UserError(f"the share of {bad[0]} must be above 0, got {shares[bad[0]]:g}", where=where)
     groups: dict[str, int] = defaultdict(int)
     for row in rows:
         groups[_group(row)] += 1
-    if len(groups) < len(wanted):
+    if len(groups) < len(shares):
         raise UserError(
-            f"{len(groups)} groups of rows cannot be cut into {len(wanted)} splits",
+            f"{len(groups)} groups of rows cannot be cut into {len(shares)} splits",
             where=where,
             fix="Give the splits as files of their own, or more groups.",
         )
-    due = {name: share / total * len(rows) for name, share in wanted.items()}
+    total = sum(shares.values())
+    due = {name: share / total * len(rows) for name, share in shares.items()}
     place: dict[str, str] = {}
     order = sorted(groups, key=lambda g: hashlib.sha256(f"{seed}\0{g}".encode()).digest())
-    for group in order:
-        name = max(due, key=lambda n: (due[n], wanted[n]))
+    empty = list(due)
+    for i, group in enumerate(order):
+        open_to = empty if len(order) - i <= len(empty) else list(due)
+        name = max(open_to, key=lambda n: (due[n], shares[n]))
+        if name in empty:
+            empty.remove(name)
         place[group] = name
         due[name] -= groups[group]
-    made: dict[str, list[Row]] = {name: [] for name in wanted}
+    made: dict[str, list[Row]] = {name: [] for name in shares}
     for row in rows:
         made[place[_group(row)]].append(row)
-    if empty := [name for name, mine in made.items() if not mine]:
-        raise UserError(f"no group of rows is left for {', '.join(empty)}", where=where, fix="Groups are too large.")
     return made
 
 
