@@ -11,16 +11,15 @@ from pilothouse.core.records import Measure, Report, Table
 
 _COLUMNS = [
     "model",
-    "parameters",
+    "params",
     "weights MB",
-    "KV cache MB",
-    "needs MB",
+    "KV MB",
+    "total MB",
     "fits",
-    "TPOT ≥ ms, alone",
-    "TPOT ≥ ms, full",
-    "licence",
+    "TPOT ≥ ms",
+    "full ≥ ms",
     "licence ok",
-    "languages ok",
+    "lang ok",
     "verdict",
 ]
 
@@ -61,6 +60,7 @@ def report(choices: list[Choice], use: Use, bandwidth: Measure, memory: int) -> 
             "load": f"{use.streams} streams × {use.context:,} tokens",
             "memory": f"{memory / 1e9:.1f} GB " + ("as declared" if use.device_memory_gb else "in this machine"),
             "bandwidth": f"{bandwidth.value or 0:.1f} GB/s, measured by copying",
+            **{f"licence of {c.name}": c.licence or "not stated" for c in choices},
             **{f"facts of {c.name}": c.facts.source if c.facts else "none" for c in choices},
         },
         details={"candidates": [msgspec.to_builtins(c) for c in choices]},
@@ -79,7 +79,6 @@ def _row(c: Choice) -> list[object]:
         c.fits,
         round(c.speed.alone_ms, 2) if c.speed else None,
         round(c.speed.full_ms, 2) if c.speed else None,
-        c.licence or "not stated",
         c.licence_ok,
         c.languages_ok,
         verdict(c),
@@ -117,7 +116,7 @@ def _note(use: Use) -> str:
         f"Weights at {SERVED}, as served; KV cache = 2·K·d·{KV_BYTES} bytes a token and layer × {use.context:,} tokens "
         f"× {use.streams} streams (sliding-window layers keep their window only). It fits when weights, cache and "
         f"working memory stay within {USABLE:.0%} of the memory. TPOT is a lower bound, bytes touched over "
-        "memory bandwidth: alone = one short request, full = every stream at full context. Real engines are slower."
+        "memory bandwidth, for one short request; full: with every stream at full context. Real engines are slower."
     )
 
 
