@@ -68,6 +68,8 @@ def chunks(*chars: int) -> list[Chunk]:
         (chunks(2, 6), 8, True, [2, 6], "usage"),  # a guard joined chunks
         (chunks(1, 1, 2), 2, True, [0.5, 0.5, 1], "usage"),  # a proxy cut tokens up
         ([Chunk(0, 9, 2), Chunk(1, 3, 1)], 4, True, [2, 1], "logprobs"),
+        ([Chunk(0, 9, 2), Chunk(1, 3, 1)], None, False, [2, 1], "logprobs"),
+        ([Chunk(0, 1, 1), Chunk(1, 1, 1)], 6, False, [3, 3], "usage"),  # llama.cpp, two emoji of three tokens each
         ([Chunk(0, 6, 2), Chunk(1, 3)], 3, False, [2, 1], "usage"),
         ([], 5, True, [], "usage"),
     ],

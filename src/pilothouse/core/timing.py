@@ -101,14 +101,16 @@ class Timing:
 def count(chunks: Sequence[Chunk], usage: int | None, *, stopped: bool) -> tuple[tuple[Event, ...], Counting]:
     """k_i of each chunk, and by what they were counted.
 
-    1. Every chunk lists its tokens (logprobs): k_i is their number.
+    1. Every chunk lists its tokens (logprobs) and their sum agrees with the usage, if given: k_i is their number.
+       llama.cpp lists one of the several tokens that make up an emoji, so the list alone is not to be trusted.
     2. The engine's usage N is given. One token a chunk when N equals the number of chunks, or exceeds it by one and the
        answer stopped by itself (the unseen end-of-sequence token is counted by engines). Otherwise chunks hold several
        tokens or parts of one (a guard that holds text back, speculative decoding): N is shared out by characters,
        k_i = N · chars_i / Σ chars, so k_i may be a fraction.
     3. Neither: one token a chunk.
     """
-    if chunks and all(c.listed for c in chunks):
+    listed = sum(c.listed or 0 for c in chunks)
+    if chunks and all(c.listed for c in chunks) and (usage is None or usage - listed in ((0, 1) if stopped else (0,))):
         return tuple(Event(c.t, float(c.listed or 0)) for c in chunks), "logprobs"
     if usage is None:
         return tuple(Event(c.t, 1.0) for c in chunks), "chunks"
