@@ -1,15 +1,16 @@
 """Exact guarding of a stream: hold back only what could still become a match (DESIGN 6, lane 1).
 
 Definition, the same for a whole text and for any chunking of it. A hit is (start, end, pattern): the pattern matches at
-`start` with its borders, its check passed. Every start in the text is tried with every pattern, also within other hits.
+`start` with its borders, its check passed. Every start in the text is tried with every pattern, also within other
+hits (but a hit inside the same pattern's last one is dropped).
 Hits in order of their start (then the longer, then the earlier rule) are cut out of the text: a hit that overlaps text
 already cut only extends the cut. A blocking hit ends the text where it starts.
 
 Stream: a start is *undecided* while the text from it to the end is a beginning of some pattern's word
 (`partial.begins`, the right border's one character included). No match from a decided start can reach the end of the
 text so far, so what `re` says there is final. Text before the first undecided start is emitted, the rest is held.
-Patterns are bounded, so at most HOLD_CAP characters are ever held; runs of unbounded length (`tail`, `until`) are cut as
-they arrive, never held.
+Patterns are bounded, so at most HOLD_CAP characters are ever held; runs of unbounded length (`tail`, `until`) are cut
+as they arrive, never held.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class Scanner:
         self._next = 0  # first start not yet tried
         self._done = 0  # everything before this offset is emitted or cut
         self._pending: list[Hit] = []
+        self._last: dict[int, tuple[int, int]] = {}  # each entry's last hit
         self._runs: list[Run] = []  # those that may go on
         self.hits: list[Hit] = []
         self.held = 0
@@ -158,9 +160,11 @@ class Scanner:
                 end = min(end, start + entry.pattern.check(match[entry.regex.groups]))
             except Exception as e:  # a third party's check: whatever it raises, the rule's on_error decides
                 block, failed = entry.fail_closed, type(e).__name__
-        if end <= start:
+        known = self._last.get(id(entry), (0, 0))
+        if end <= start or (known[0] <= self._base + start and self._base + end <= known[1]):
             return
         hit = Hit(self._base + start, self._base + end, entry, block, failed)
+        self._last[id(entry)] = (hit.start, hit.end)
         if failed and not block:
             self.hits.append(hit)
         else:
