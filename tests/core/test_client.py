@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -148,7 +151,7 @@ def test_reasoning_tool_calls_and_logprobs_are_read() -> None:
     found = with_server(sends(STREAM, chunked(b"".join(pieces)), b"0\r\n\r\n"), asks(stream=True))
     assert found.error == ""
     assert found.message["reasoning_content"] == "hm"
-    assert found.message["tool_calls"][0]["function"] == {"name": "book", "arguments": '{"x": 1}'}
+    assert found.message["tool_calls"] == [{"id": "c1", "function": {"name": "book", "arguments": '{"x": 1}'}}]
     assert [(t.token, t.logprob, t.id, t.top) for t in found.tokens] == [("a", -0.1, 7, (("a", -0.1), ("b", -2.0)))]
     assert found.timing is not None
     assert len(found.timing.events) == 4
@@ -308,6 +311,40 @@ def test_a_url_that_cannot_be_used_is_a_user_error_without_its_password(url: str
     with pytest.raises(UserError) as e:
         run(chat(Endpoint(url, "m"), ASK, max_tokens=1))
     assert "pw12345" not in e.value.line()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+def test_https_checks_the_certificate(trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def main() -> Completion:
+        async def serve(reader: Reader, writer: Writer) -> None:
+            await read_request(reader)
+            writer.write(whole("over TLS"))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        try:
+            port = server.sockets[0].getsockname()[1]
+            return await chat(Endpoint(f"https://127.0.0.1:{port}", "m"), ASK, max_tokens=5)
+        finally:
+            server.close()
+
+    found = run(main())
+    if trusted:
+        assert (found.text, found.error) == ("over TLS", "")
+    else:
+        assert found.fault == "connect"
+        assert "TLS failed: self-signed certificate" in found.error
 
 
 def test_targets() -> None:

@@ -89,6 +89,8 @@ def completion(raw: Raw, *, secret: str = "", open_loop: bool = False) -> Comple
         # A transport failure explains a broken body, not the other way round; an error event explains both.
         if not fault or bad.fault == "stream":
             fault, error = bad.fault, bad.error
+    for call in _list(draft.message.get("tool_calls")):
+        call.pop("index", None)  # a stream's numbering; a message sent back to a server has none
     events, counting = count(draft.chunks, _int(draft.usage, "completion_tokens"), stopped=draft.finish == "stop")
     return Completion(
         text=draft.message["content"],
