@@ -1,0 +1,1 @@
+"""Did the attack succeed? One file a kind of evidence; pure functions from an answer to a judgement."""

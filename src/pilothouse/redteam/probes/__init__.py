@@ -1,0 +1,1 @@
+"""One file a probe; its name is the file's, with dashes."""
