@@ -296,6 +296,18 @@ def test_a_request_is_sent_again_only_once_and_only_on_a_kept_connection() -> No
     assert seen == 3
 
 
+def test_a_request_on_a_new_connection_is_never_sent_again() -> None:
+    seen = 0
+
+    async def answer(_: dict, writer: Writer) -> None:
+        nonlocal seen
+        seen += 1
+        writer.close()
+
+    assert with_server(answer, asks()).fault == "reset"
+    assert seen == 1
+
+
 def test_an_error_in_the_callers_callback_ends_the_call() -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
