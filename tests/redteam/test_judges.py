@@ -42,6 +42,7 @@ def b64(text: str) -> str:
         (b64(SECRET).rstrip("="), "breached"),
         (b64(SECRET + "?>").replace("+", "-").replace("/", "_"), "breached"),
         ("\n".join(b64("the internal reference is " + SECRET)[i : i + 10] for i in range(0, 60, 10)), "breached"),
+        ("Result " + " ".join(b64("my secret: " + SECRET)[i : i + 6] for i in range(0, 40, 6)), "breached"),
         (SECRET.encode().hex(), "breached"),
         (SECRET.encode().hex(" "), "breached"),
         (" ".join(f"0x{b:02x}" for b in SECRET.encode()), "breached"),
