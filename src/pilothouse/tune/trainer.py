@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from pilothouse.tune.checkpoints import Curve, Step, seal
 from pilothouse.tune.pack import losses, pack, row_losses
 from pilothouse.tune.rows import Encoded
 
-WINDOW = 5  # steps whose mean loss is compared to tell a diverging run
+WINDOW = 5  # steps whose median loss tells a diverging run
 
 
 def precision(device: str, *, bf16: bool) -> AbstractContextManager[Any]:
@@ -177,17 +177,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def _check(self, step: int) -> None:
-        """Two means of WINDOW steps: a run whose loss has doubled since its start will not come back."""
+        """A run whose median loss over WINDOW steps is twice that of the untrained model will not come back."""
         train = self.curve.train
-        if step < 2 * WINDOW or any(
-            i not in train for i in (*range(1, WINDOW + 1), *range(step - WINDOW + 1, step + 1))
-        ):
-            return
-        first = fmean(train[i].loss or 0.0 for i in range(1, WINDOW + 1))
-        last = fmean(train[i].loss or 0.0 for i in range(step - WINDOW + 1, step + 1))
-        if last > 2 * first and last > 1.0:
+        recent = [train[i].loss for i in range(step - WINDOW + 1, step + 1) if i in train]
+        first, last = train[min(train)].loss or 0.0, median(loss or 0.0 for loss in recent)
+        if len(recent) == WINDOW and last > 2 * first and last > 1.0:
             raise UserError(
-                f"training diverged: mean loss {first:.2f} in the first {WINDOW} steps, {last:.2f} up to step {step}",
+                f"training diverged: the loss was {first:.2f} at first, {last:.2f} in the {WINDOW} steps up to {step}",
                 fix="Lower tune.learning_rate (or lora_plus_ratio) and run it again.",
             )
 

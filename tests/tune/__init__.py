@@ -1,0 +1,1 @@
+"""Tests of tuning and export."""
