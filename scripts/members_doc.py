@@ -11,7 +11,8 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "members.md"
 KINDS = ("sources", "loaders", "methods", "metrics", "probes", "detectors", "engines", "arrivals")
 HEAD = """# Members: what can be named in pilothouse.yaml
 
-Made by `python scripts/members_doc.py`; `make check` keeps it true. One file a member; `pilothouse list KIND` shows the same.
+Made by `python scripts/members_doc.py`; `make check` keeps it true. One file a member;
+`pilothouse list KIND` shows the same.
 """
 
 

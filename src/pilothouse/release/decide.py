@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from pilothouse.core.digest import of_json
+from pilothouse.core.project import Project
+from pilothouse.core.records import Asset
 from pilothouse.release import gates, record
-from pilothouse.store.runs import machine
+from pilothouse.release.serving import Served
+from pilothouse.store.runs import Run, machine
+from pilothouse.store.store import Store
 
-if TYPE_CHECKING:
-    from pilothouse.release.turn import Turn
 
+def decide(
+    store: Store, project: Project, served: Served, runs: Mapping[str, Run], made_of: Mapping[str, Asset]
+) -> record.Release:
+    """The release that these runs support. The same evidence and gates give the same release id.
 
-def decide(turn: Turn) -> record.Release:
-    """The release that this turn's evidence supports. The same evidence and gates give the same release id."""
-    project, served = turn.project, turn.served()
-    gates.check_names(project.gates, where="pilothouse.yaml: gates")
-    reports = [run.report for run in turn.runs.values() if run.report is not None]
+    made_of: the assets behind what is served (model, dataset, …), named in the release beside the served ones.
+    """
+    reports = [run.report for run in runs.values() if run.report is not None]
     results = tuple(gates.judge(gate, reports) for gate in project.gates)
-    digests = {role: asset.digest for role, asset in served.assets.items()}
-    digests |= {
-        "model": turn.output("pull", "model").digest,
-        "dataset": turn.output("data", "dataset").digest,
-        "weights": turn.output("unpack", "weights").digest,
-        "trained": turn.output("tune", "adapter").digest,
-    }
-    runs = {stage: run.id for stage, run in turn.runs.items()}
-    identity = of_json([project.project, digests, served.engine, runs, results])
+    digests = {role: asset.digest for role, asset in {**served.assets, **made_of}.items()}
+    run_ids = {stage: run.id for stage, run in runs.items()}
+    # Run ids name settings and inputs, not outcomes: a run made again has the same id and a later end.
+    evidence = {stage: [run.id, run.ended] for stage, run in runs.items()}
+    identity = of_json([project.project, digests, served.engine, evidence, results])
     release = record.Release(
         id=f"{project.project}-{identity[:10]}",
         project=project.project,
@@ -36,8 +36,8 @@ def decide(turn: Turn) -> record.Release:
         verdict=gates.verdict(results),
         gates=results,
         digests=digests,
-        runs=runs,
+        runs=run_ids,
         machine=machine(),
         serving=served.engine,
     )
-    return record.keep(turn.store, release)
+    return record.keep(store, release)

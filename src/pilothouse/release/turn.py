@@ -17,6 +17,7 @@ from pilothouse.core.messages import with_system
 from pilothouse.core.progress import Progress
 from pilothouse.core.project import Project
 from pilothouse.core.records import Asset, Endpoint, Outcome
+from pilothouse.release.gates import check_names
 from pilothouse.release.serving import Served, Serving
 from pilothouse.store import rows, runs
 from pilothouse.store.store import Store
@@ -75,9 +76,16 @@ class Turn:
         """All stages, their gates, and the release that they make up, recorded with its card."""
         from pilothouse.release.decide import decide
 
+        check_names(self.project.gates, where="pilothouse.yaml: gates")
         for stage in STAGES:
             self.run(stage)
-        return decide(self)
+        made_of = {
+            "model": self.output("pull", "model"),
+            "dataset": self.output("data", "dataset"),
+            "weights": self.output("unpack", "weights"),
+            "trained": self.output("tune", "adapter"),
+        }
+        return decide(self.store, self.project, self.served(), self.runs, made_of)
 
     # assets that come straight from the project file
 
@@ -166,7 +174,7 @@ class Turn:
         return self._execute(
             "data",
             self.project.data,
-            sources,
+            {**sources, "prompt": self.prompt},
             lambda ctx: run(ctx, self.project.data, self.project.folder, prompt),
         )
 
