@@ -50,7 +50,10 @@ def kv_bytes_per_token(model: Path) -> int:
         return 0
     from gguf import GGUFReader
 
-    reader = GGUFReader(model)
+    try:
+        reader = GGUFReader(model)
+    except (ValueError, IndexError, OSError) as e:
+        raise UserError(f"not a whole GGUF file ({e})", where=str(model), fix="Pull the model again.") from None
 
     def field(name: str) -> int:
         found = next((f for key, f in reader.fields.items() if key.endswith(name)), None)

@@ -106,7 +106,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[tuple[Request, bool] | int] = deque()
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
-        self._request, self._parts, self._size, self._head_size = Request(), list[bytes](), 0, 0
+        self._request, self._parts, self._size = Request(), list[bytes](), 0
+        self._head_size, self._in_body = 0, False
         self._refused = False
 
     @property
@@ -148,6 +149,10 @@ class Connection(asyncio.Protocol):
             self._refuse(501)
         except httptools.HttpParserError:
             self._refuse(400)
+        if not self._in_body:  # the parser tells of a header when it is whole: an endless one is only seen here
+            self._head_size += len(data)
+            if self._head_size > HEAD_LIMIT:
+                self._refuse(431)
 
     def eof_received(self) -> bool:
         return False
@@ -155,19 +160,17 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._request, self._parts, self._size, self._head_size = Request(), [], 0, 0
+        self._request, self._parts, self._size, self._in_body = Request(), [], 0, False
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
-        self._grow(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._grow(len(name) + len(value))
         self._request.raw_headers.append((name, value))
         self._request.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        request = self._request
+        request, self._in_body, self._head_size = self._request, True, 0
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
         request.path = unquote(request.target.partition(b"?")[0].decode("latin-1"))
@@ -187,6 +190,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._refused:
             return
+        self._in_body = False
         self._request.body = b"".join(self._parts)
         self._queue.append((self._request, self._parser.should_keep_alive()))
         if self._task is None:
@@ -240,11 +244,6 @@ class Connection(asyncio.Protocol):
             self._queue.append(status)
             if self._task is None:
                 self._next()
-
-    def _grow(self, n: int) -> None:
-        self._head_size += n
-        if self._head_size > HEAD_LIMIT:
-            self._refuse(431)
 
     def _wait(self) -> None:
         self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._timeout)
