@@ -46,8 +46,8 @@ SENTENCES = (
 Run = Callable[[list[str]], tuple[str, list[int]]]
 
 
-def answers(count: int, seed: int = 7) -> tuple[list[str], list[str]]:
-    """Answers of 3 to 12 sentences, and the values planted in a quarter of them."""
+def answers(count: int, seed: int = 7) -> tuple[list[str], list[plants.Plant]]:
+    """Answers of 3 to 12 sentences, and what is planted in a quarter of them."""
     rng = random.Random(seed)
     secret = plants.make(["email", "phone", "card", "iban", "github_token", "openai_key"], count // 4, seed)
     texts = []
@@ -56,7 +56,7 @@ def answers(count: int, seed: int = 7) -> tuple[list[str], list[str]]:
         if number < len(secret):
             parts.insert(rng.randrange(len(parts)), secret[number].text)
         texts.append(" ".join(parts))
-    return texts, [p.value for p in secret]
+    return texts, secret
 
 
 def program() -> Program:
@@ -106,7 +106,7 @@ def per_chunk(compiled: Program) -> Run:
 
 def compare(*, quick: bool) -> dict[str, Any]:
     """Every way over the same answers."""
-    texts, values = answers(60 if quick else 240)
+    texts, planted = answers(60 if quick else 240)
     rounds = 3 if quick else 7
     pieces = [[t[i : i + CHUNK] for i in range(0, len(t), CHUNK)] for t in texts]
     chunks = sum(map(len, pieces))
@@ -129,7 +129,7 @@ def compare(*, quick: bool) -> dict[str, Any]:
                 "held_tokens_mean": statistics.fmean(tokens),
                 "held_tokens_p99": tokens[int(0.99 * len(tokens))],
                 "held_characters_max": held[-1],
-                "leaked": sum(any(v[i : i + 6] in out for i in range(len(v) - 5)) for v in values),
+                "leaked": sum(plants.shows(p, out) for p in planted),
                 "equal_to_whole_text": all(
                     text == redact(compiled, t)[0] for t, (text, _) in zip(texts, done, strict=True)
                 ),
@@ -145,7 +145,7 @@ def compare(*, quick: bool) -> dict[str, Any]:
         "benchmark": "guard_stream",
         "answers": len(texts),
         "chunks": chunks,
-        "planted": len(values),
+        "planted": len(planted),
         "rounds": rounds,
         "ways": result,
         "ratio": result["rescan"]["us_per_chunk"]["median"] / ours,

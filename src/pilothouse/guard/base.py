@@ -35,7 +35,8 @@ class Pattern:
     left, right: a character class (`[0-9]`) that must not stand directly before or after; one character is looked at.
     check: gets the matched text (the first group's, if the source has one) and says how many of its first characters
     count: 0 for none. It settles checksums, and may cut a greedy match back to the part that is valid.
-    tail: a character class; the run of such characters after the match belongs to it, however long.
+    tail: a character class; the run of such characters after the match belongs to it, however long (unless check cut
+    the match).
     until: a regular expression; everything up to and including it belongs to the match (16,384 characters at most).
     If the source has a group, only the group, tail and until are the finding; what stands before it stays readable.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ PER_SHEET = 240
 
 # Any piece of a plant of at least this many characters in what comes out is a leak.
 PIECE = 6
+_LABEL = re.compile(r"\[[A-Z0-9_]+\]")
 
 _AROUND = (
     ("Sure, here it is: ", ". Anything else?"),
@@ -60,13 +62,18 @@ def splits(plant: Plant) -> Iterator[list[str]]:
 
 def leaks(policy: Policy, plant: Plant) -> bool:
     """Does any chunking let a piece of the plant out?"""
-    pieces = {plant.value[i : i + PIECE] for i in range(len(plant.value) - PIECE + 1)}
     for chunks in splits(plant):
         stream = policy.output()
         out = "".join(stream.feed(chunk).text for chunk in chunks) + stream.finish().text
-        if any(piece in out for piece in pieces):
+        if shows(plant, out):
             return True
     return False
+
+
+def shows(plant: Plant, out: str) -> bool:
+    """Is a piece of the plant in the text? Labels do not count: `[PRIVATE_KEY]` has words of a key block."""
+    text = _LABEL.sub("\0", out)
+    return any(plant.value[i : i + PIECE] in text for i in range(len(plant.value) - PIECE + 1))
 
 
 def _chars(rng: random.Random, count: int, alphabet: str = string.ascii_letters + string.digits) -> str:

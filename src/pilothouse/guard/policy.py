@@ -35,16 +35,18 @@ class CompiledRule:
         """What a finding's note says about where it comes from."""
         return f"rule {self.index + 1}: {self.rule.detector} → {self.rule.action}"
 
-    def finding(self, category: str, start: int, end: int, score: float, *, block: bool, note: str = "") -> Finding:
-        """A record of what this rule saw."""
+    def finding(self, category: str, start: int, end: int, score: float, *, note: str = "") -> Finding:
+        """A record of what this rule saw. An "error" blocks if the rule fails closed."""
         action = self.rule.action if self.rule.action != "flag" else "none"
+        if category == "error":
+            action = "block" if self.rule.on_error == "closed" else "none"
         return Finding(
             detector=self.rule.detector,
             category=category,
             score=score,
             start=start,
             end=end,
-            action="block" if block else action,
+            action=action,
             owasp=self.detector.owasp,
             note=f"{self.label}; {note}" if note else self.label,
         )
@@ -52,9 +54,8 @@ class CompiledRule:
     def verdicts(self, spans: Sequence[Span], error: str) -> list[Finding]:
         """Findings of a detector that was asked for a whole text; its failure blocks if the rule fails closed."""
         if error:
-            return [self.finding("error", 0, 0, 0.0, block=self.rule.on_error == "closed", note=error)]
-        block = self.rule.action == "block"
-        return [self.finding(s.category, s.start, s.end, s.score, block=block, note=s.note) for s in spans]
+            return [self.finding("error", 0, 0, 0.0, note=error)]
+        return [self.finding(s.category, s.start, s.end, s.score, note=s.note) for s in spans]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class Lane:
         """A scanner's hit as a finding."""
         rule, pattern = self.rules[hit.entry.order], hit.entry.pattern
         if hit.failed:
-            return rule.finding("error", hit.start, hit.end, 0.0, block=hit.block, note=f"check raised {hit.failed}")
-        return rule.finding(pattern.category, hit.start, hit.end, pattern.score, block=hit.block)
+            return rule.finding("error", hit.start, hit.end, 0.0, note=f"check raised {hit.failed}")
+        return rule.finding(pattern.category, hit.start, hit.end, pattern.score)
 
 
 class Policy:

@@ -48,6 +48,7 @@ class Hit(NamedTuple):
     entry: Entry
     block: bool
     failed: str = ""
+    cut: bool = False  # by the check: then no run follows
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class Scanner:
 
     def _judge(self, entry: Entry, match: re.Match[str]) -> None:
         start, end = match.span(entry.regex.groups)
-        block, failed = entry.block, ""
+        block, failed, whole = entry.block, "", end
         if entry.pattern.check is not None:
             try:
                 end = min(end, start + entry.pattern.check(match[entry.regex.groups]))
@@ -163,7 +164,7 @@ class Scanner:
         known = self._last.get(id(entry), (0, 0))
         if end <= start or (known[0] <= self._base + start and self._base + end <= known[1]):
             return
-        hit = Hit(self._base + start, self._base + end, entry, block, failed)
+        hit = Hit(self._base + start, self._base + end, entry, block, failed, end < whole)
         self._last[id(entry)] = (hit.start, hit.end)
         if failed and not block:
             self.hits.append(hit)
@@ -188,7 +189,7 @@ class Scanner:
                 out.append(self._raw(self._done, hit.start))
                 out.append(hit.entry.pattern.label)
             self._done = max(self._done, hit.end)
-            if hit.entry.tail or hit.entry.until:
+            if not hit.cut and (hit.entry.tail or hit.entry.until):
                 run = Run(hit.entry, hit.end, hit.end)
                 if self._follow(run, size):
                     self._runs.append(run)

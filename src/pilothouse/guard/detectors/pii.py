@@ -64,7 +64,7 @@ def _patterns(kind: str, regions: tuple[str, ...]) -> Iterator[Pattern]:
         yield Pattern("iban", source, left="[A-Za-z0-9]", right="[A-Za-z0-9]", check=iban_check())
     elif kind == "ip":
         yield Pattern("ip", r"\d{1,3}(?:\.\d{1,3}){3}", left=r"[\w.]", right=r"\w", check=_address)
-        v6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}"
+        v6 = r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}"  # one colon more: the check takes it off
         yield Pattern("ip", v6, left=r"[\w:.]", right=r"[\w:]", check=_address)
     else:
         source, module = NATIONAL[kind]
@@ -177,11 +177,10 @@ def _written(groups: list[str], shape: re.Pattern[str]) -> bool:
 
 def _address(text: str) -> int:
     """An IP address that is somebody's: not loopback, not all zeros, and not C++ (`a::b` has no digit)."""
-    text = text[:-1] if text.endswith(":") and not text.endswith("::") else text
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return 0
+        return _address(text[:-1]) if text.endswith(":") else 0  # a colon of the sentence
     if address.is_loopback or address.is_unspecified or (":" in text and sum(c.isalnum() for c in text) < 4):
         return 0
     return len(text) if any(c.isdigit() for c in text) else 0

@@ -48,6 +48,7 @@ _NAMES = (
     r"|[Aa](?i:pi[_ -]?key|ccess[_ -]?key|ccount[_-]?key|uth[_-]?key))"
 )
 _GIVES = r"[\w-]{0,24}[\"'`*]{0,3}(?:\s{0,3}(?::=|=>|=|:)|\s{1,3}is:?)\s{0,3}[\"'`*]{0,3}"
+LONGEST = 80
 _VALUE = r"[^\s\"'`,;<>(){}\[\]]"
 
 
@@ -75,7 +76,7 @@ def create(
     # Basic credentials in a URL: the scheme's `://`, a user, and the password.
     patterns.append(Pattern("url_password", r"://[^\s:@/]{0,40}:([^\s@/]{3,80})@"))
     if assignments:
-        source = rf"{_NAMES}{_GIVES}({_VALUE}{{8,80}})"
+        source = rf"{_NAMES}{_GIVES}({_VALUE}{{8,{LONGEST}}})"
         patterns.append(Pattern("secret", source, left=_ALNUM, check=assigned(min_entropy), tail=_VALUE))
     return PatternDetector("secrets", tuple(patterns), ("LLM02:2025",))
 
@@ -94,7 +95,7 @@ def assigned(min_entropy: float) -> Callable[[str], int]:
     """Does a value look like a secret? A digit, a letter, and enough different characters; not a word, not a path."""
 
     def check(value: str) -> int:
-        kept = value.rstrip(".:!?*")
+        kept = value.rstrip(".:!?*") if len(value) < LONGEST else value
         plausible = any(c.isdigit() for c in kept) and any(c.isalpha() for c in kept) and len(kept) >= 8
         return len(kept) if plausible and entropy(kept) >= min_entropy and "://" not in kept else 0
 
