@@ -14,8 +14,8 @@ from pilothouse.core.project.schema import Project
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 HEAD = """# Settings: every key of pilothouse.yaml
 
-Made by `python scripts/settings_doc.py` from the schema that reads the file; `make check` keeps it true. An unknown key,
-a wrong value or a missing file is one line that names file, line, key and the nearest valid key.
+Made by `python scripts/settings_doc.py` from the schema that reads the file; `make check` keeps it true. An unknown
+key, a wrong value or a missing file is one line that names file, line, key and the nearest valid key.
 """
 
 

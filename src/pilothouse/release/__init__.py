@@ -1,1 +1,1 @@
-"""Gates over all evidence, the verdict, parity, the release card; and the turn of the loop that gathers the evidence."""
+"""Gates over all evidence, verdict, parity, release card; and the turn of the loop that gathers the evidence."""
