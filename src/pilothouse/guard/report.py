@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from pilothouse.core import stats
 from pilothouse.core.records import Measure, Plot, Report, Series, Table
-
-if TYPE_CHECKING:
-    from pilothouse.guard.run import Judged, Sheet
+from pilothouse.guard.sheet import Judged, Sheet
 
 SHOWN = 25
 _CHARS_A_TOKEN = 4

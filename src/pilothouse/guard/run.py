@@ -4,51 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from pilothouse.core.project.schema import Guard
-from pilothouse.core.records import Finding, Outcome
+from pilothouse.core.records import Outcome
 from pilothouse.guard import plants
 from pilothouse.guard.base import Exact
 from pilothouse.guard.policy import Policy, compile_policy
 from pilothouse.guard.report import report
+from pilothouse.guard.sheet import Judged, Sheet
 from pilothouse.store.rows import encode
 from pilothouse.store.runs import Context
 
 CHUNK = 4  # characters: about one token of English text
-
-
-class Judged(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One text and what the policy said. `text` is as redacted."""
-
-    kind: str
-    text: str
-    action: str
-    detector: str
-    findings: tuple[Finding, ...]
-    unscanned: tuple[str, ...]
-    ms: float
-
-
-@dataclass
-class Sheet:
-    """Everything measured; the report is made from it alone."""
-
-    rules: list[str]
-    judged: list[Judged] = field(default_factory=list)
-    chunk_us: list[float] = field(default_factory=list)  # one mean a text
-    held: list[list[int]] = field(default_factory=list)  # characters, one list a text, one value a chunk
-    changed_benign: int = 0
-    blocked_benign_output: int = 0
-    planted: dict[str, list[int]] = field(default_factory=dict)  # category → [leaked, planted]
-    uncovered: list[str] = field(default_factory=list)
-
-    def of(self, kind: str) -> list[Judged]:
-        """Attacks or benign texts."""
-        return [j for j in self.judged if j.kind == kind]
 
 
 def run(
