@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pilothouse.core.records import GateResult, Plot, Report, Table
+from pilothouse.core.records import GateResult, Plot, Report, Table, to_json
 from pilothouse.release import charts
 from pilothouse.release.record import Release
 
@@ -46,14 +46,19 @@ def environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
+        bytes=size,
         cell=cell,
+        duration=duration,
         exact=repr,
         gate_line=gate_line,
         moment=moment,
         number=number,
         numeric=numeric,
+        pretty=lambda value: to_json(value, pretty=True).decode(),
+        question=question,
         sentence=sentence,
         symbol=lambda word: _SYMBOLS.get(word, "·"),
+        whole=lambda value: f"{value:,.0f}",
     )
     return made
 
@@ -99,6 +104,28 @@ def numeric(table: Table, column: int) -> bool:
 def moment(seconds: float | None) -> str:
     """A time as UTC, to the second."""
     return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def duration(seconds: float | None) -> str:
+    """A time span as people say it."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Bytes, short."""
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} B"
+
+
+def question(messages: list[Any] | None) -> str:
+    """The last user message of a request as kept."""
+    last = next((m for m in reversed(messages or []) if isinstance(m, dict) and m.get("role") == "user"), {})
+    said = last.get("content", "")
+    return said if isinstance(said, str) else to_json(said).decode()
 
 
 def sentence(release: Release) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ _VARIABLES = {
     _QUIET: "var(--quiet)",
     **{colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)},
 }
+_ONE_AT_A_TIME = threading.Lock()  # matplotlib's settings belong to the process
 _WIDTH, _HEIGHT = 4.6, 2.6  # inches; small, so that 8 pt text stays readable on a narrow screen
 _STYLE = {
     "svg.fonttype": "none",
@@ -60,7 +62,7 @@ def svg(plot: Plot, *, key: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context({**_STYLE, "svg.hashsalt": key}):
+    with _ONE_AT_A_TIME, rc_context({**_STYLE, "svg.hashsalt": key}):
         height = _HEIGHT
         if plot.kind == "interval":
             rows = len(_categories(plot)) * max(1, len(plot.series))
