@@ -129,5 +129,5 @@ def test_lineage_of_a_dataset_ends_at_the_file_it_came_from(tmp_path: Path) -> N
     assets = json.loads(run("list", "assets", "--json", cwd=tmp_path).stdout)
     ref = next(a["asset"] for a in assets if a["asset"].startswith("dataset:"))
     tree = json.loads(run("lineage", ref, "--json", cwd=tmp_path).stdout)
-    assert tree["made_of"][0]["parents"][0]["origin"] == "file:rows.jsonl"
+    assert "file:rows.jsonl" in {p["origin"] for p in tree["made_of"][0]["parents"]}
     assert "no asset, release or exchange" in one_line(run("lineage", "nothing-like-it", cwd=tmp_path))

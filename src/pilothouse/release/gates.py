@@ -80,8 +80,8 @@ def _samples(gate: Gate, m: Measure) -> int | None:
     distance = abs(m.value - _bound(gate))
     if distance == 0 or side <= 0:
         return None
-    needed = math.ceil(m.n * (side / distance) ** 2)
-    return min(max(needed, m.n + 1), _MOST_SAMPLES)
+    needed = math.ceil(m.n * min(side / distance, 1e6) ** 2)
+    return max(min(needed, _MOST_SAMPLES), m.n + 1)
 
 
 def _reason(gate: Gate, m: Measure, verdict: Verdict, needed: int | None) -> str:
