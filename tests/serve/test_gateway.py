@@ -315,7 +315,7 @@ def test_health_models_metrics_and_feedback() -> None:
         async with serving(POLICY) as (url, _, memory):
             assert b'"status":"ok"' in await raw(url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b'"id":"m-base"' in await raw(url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
-            await ask(url, "say x")
+            await ask(url, "say x", stream=True)
             metrics = await raw(url, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b'pilothouse_requests_total{model="m",status="200"} 1.0' in metrics
             assert b"gen_ai_server_time_to_first_token_seconds_bucket" in metrics

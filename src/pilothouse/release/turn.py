@@ -102,7 +102,18 @@ class Turn:
         if guard.handbook:
             files["handbook.md"] = _existing(self.project.folder / guard.handbook, "guard.handbook")
             guard = guard.model_copy(update={"handbook": "handbook.md"})
-        files["policy.json"] = guard.model_dump_json(indent=1).encode()
+        rules = []
+        for i, rule in enumerate(guard.rules):  # the files that options name travel with the policy
+            options = dict(rule.options)
+            for key, value in rule.options.items():
+                if isinstance(value, str) and value.startswith("file:"):
+                    path = _existing(
+                        self.project.folder / value.removeprefix("file:"), f"guard.rules.{i}.options.{key}"
+                    )
+                    files[f"rule-{i}-{key}-{path.name}"] = path
+                    options[key] = f"file:rule-{i}-{key}-{path.name}"
+            rules.append(rule.model_copy(update={"options": options}))
+        files["policy.json"] = guard.model_copy(update={"rules": tuple(rules)}).model_dump_json(indent=1).encode()
         return self.store.add_asset("policy", self.project.project, files, origin="pilothouse.yaml")
 
     # stages

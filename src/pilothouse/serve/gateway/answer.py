@@ -36,8 +36,7 @@ class WholeAnswer:
         self._status = status
 
     def on_body(self, data: bytes) -> None:
-        """A piece."""
-        self._ledger.token()
+        """A piece. No TTFT is noted: a caller who gets the answer whole has no first token."""
         self._parts.append(data)
 
     def finish(self) -> None:
