@@ -158,6 +158,23 @@ def test_a_plot_is_well_formed_and_takes_its_colours_from_the_page(plot: Plot) -
         assert f">{series.name}</text>" in drawn
 
 
+def test_bars_with_long_names_lie_and_missing_points_leave_a_gap() -> None:
+    names = [f"a rather long label {n}" for n in range(12)]
+    long = Plot("bar", "Long", "tag", "rows", [Series(s, list(names), [1.0] * 12) for s in ("train", "dev")])
+    drawn = svg(long, key="k")
+    assert all(f">{name}</text>" in drawn for name in names) and "rotate(-30" not in drawn
+    assert float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', drawn)[0]) > 200
+    gap = svg(Plot("line", "Gap", "x", "y", [Series("s", list(range(60)), [1.0] * 30 + [None] + [2.0] * 29)]), key="k")
+    (path,) = re.findall(r'<path d="([^"]+)"[^>]*style="[^"]*stroke: var\(--series-1\)', gap)
+    assert path.count("M ") == 2
+
+
+def test_a_long_table_is_folded_and_complete() -> None:
+    table = Table("Long", ["row", "score"], [[f"row-{n}", n / 100] for n in range(40)])
+    text = card(release(), {"evaluate": Report("evaluate", "T", "S", tables=(table,))})
+    assert "<summary>Long <span>(40 rows)</span></summary>" in text and all(f"row-{n}<" in text for n in range(40))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     value=st.floats(-1e6, 1e6),
@@ -181,6 +198,7 @@ def test_a_gates_drawing_stays_inside_its_box(
         (12345.6, "tok/s", "12,346 tok/s"),
         (None, "ms", "–"),
         (0, "", "0"),
+        (1320, "count", "1,320"),
     ],
 )
 def test_numbers_are_short(value: float | None, unit: str, shown: str) -> None:

@@ -51,6 +51,7 @@ def environment(*folders: Path) -> Environment:
         duration=duration,
         exact=repr,
         gate_line=gate_line,
+        lengthy=lengthy,
         moment=moment,
         number=number,
         numeric=numeric,
@@ -82,6 +83,8 @@ def number(value: float | None, unit: str = "") -> str:
         return "–"
     if unit == "share":
         return f"{value * 100:.1f} %"
+    if unit == "count":
+        return f"{value:,.6g}"
     text = f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     return f"{text} {unit}".strip()
 
@@ -99,6 +102,11 @@ def numeric(table: Table, column: int) -> bool:
     """Does the column hold numbers only (and so stands flush right)?"""
     values = [row[column] for row in table.rows if column < len(row) and row[column] is not None]
     return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def lengthy(table: Table) -> bool:
+    """Is the table better folded away at first? Too many rows, or too much text, to pass over on the way down."""
+    return len(table.rows) > 12 or sum(len(str(c)) for row in table.rows for c in row) > 2500
 
 
 def moment(seconds: float | None) -> str:

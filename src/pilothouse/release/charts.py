@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pilothouse.core.errors import need
-from pilothouse.core.records import Measure, Plot, Series
+from pilothouse.core.records import Measure, Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +64,7 @@ def svg(plot: Plot, *, key: str) -> str:
     from matplotlib.figure import Figure
 
     with _ONE_AT_A_TIME, rc_context({**_STYLE, "svg.hashsalt": key}):
-        height = _HEIGHT
-        if plot.kind == "interval":
-            rows = len(_categories(plot)) * max(1, len(plot.series))
-            height = min(7.0, 0.75 + 0.26 * max(rows, 2) + (0.25 if len(plot.series) > 1 else 0))
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _height(plot)), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         {"line": _line, "interval": _interval, "bar": _bar, "ecdf": _ecdf}[plot.kind](axes, plot)
@@ -97,7 +94,7 @@ def gate_line(measure: Measure, bound: float) -> str:
 
 def _line(axes: Axes, plot: Plot) -> None:
     for n, series in enumerate(plot.series):
-        x, y = _points(series)
+        x, y = series.x, [math.nan if v is None else v for v in series.y]  # what is missing leaves a gap
         colour = _SERIES[n % len(_SERIES)]
         marker = _MARKERS[n % len(_MARKERS)] if len(x) <= 40 else None
         axes.plot(x, y, color=colour, linestyle=_DASHES[n % len(_DASHES)], marker=marker, label=series.name)
@@ -140,32 +137,37 @@ def _interval(axes: Axes, plot: Plot) -> None:
 
 
 def _bar(axes: Axes, plot: Plot) -> None:
-    labels = _categories(plot)
+    """Bars beside one another; lying, from the top down, when their labels are too long to stand side by side."""
+    labels, lying = _categories(plot), _lying(plot)
     width = 0.8 / max(1, len(plot.series))
     for n, series in enumerate(plot.series):
         offset = (n - (len(plot.series) - 1) / 2) * width
-        for k, x in enumerate(series.x):
-            value, low, high = series.y[k], _at(series.low, k), _at(series.high, k)
-            if value is None:
-                continue
-            at = labels.index(str(x)) + offset
-            axes.bar(
-                at,
-                value,
-                width * 0.92,
-                color=_SERIES[n % len(_SERIES)],
-                alpha=0.85,
-                hatch=("", "///", "...", "xx", "\\\\", "++")[n % 6],
-                edgecolor=_INK if n else "none",
-                linewidth=0.3,
-                label=series.name if k == 0 else None,
-            )
+        kept = [k for k, value in enumerate(series.y) if value is not None]
+        places = [labels.index(str(series.x[k])) + offset for k in kept]
+        (axes.barh if lying else axes.bar)(
+            places,
+            [value for value in series.y if value is not None],
+            width * 0.92,
+            color=_SERIES[n % len(_SERIES)],
+            alpha=0.85,
+            hatch=("", "///", "...", "xx", "\\\\", "++")[n % 6],
+            edgecolor=_INK if n else "none",
+            linewidth=0.3,
+            label=series.name,
+        )
+        for k, place in zip(kept, places, strict=True):
+            low, high = _at(series.low, k), _at(series.high, k)
             if low is not None and high is not None:
-                axes.plot([at, at], [low, high], color=_INK, linewidth=1)
-    longest = max((len(label) for label in labels), default=0)
-    axes.set_xticks(range(len(labels)), labels, rotation=30 if longest * len(labels) > 55 else 0)
-    axes.tick_params(axis="x", length=0)
-    _frame(axes, plot.x_label, plot.y_label, grid="y")
+                ends, at = [low, high], [place, place]
+                axes.plot(*(ends, at) if lying else (at, ends), color=_INK, linewidth=1)
+    if lying:
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        _frame(axes, plot.y_label, "", grid="x")
+    else:
+        axes.set_xticks(range(len(labels)), labels)
+        _frame(axes, plot.x_label, plot.y_label, grid="y")
+    axes.tick_params(axis="y" if lying else "x", length=0)
 
 
 def _ecdf(axes: Axes, plot: Plot) -> None:
@@ -193,9 +195,19 @@ def _frame(axes: Axes, x_label: str, y_label: str, *, grid: str = "both") -> Non
     axes.grid(axis=grid)  # type: ignore[arg-type, unused-ignore]
 
 
-def _points(series: Series) -> tuple[list[Any], list[float]]:
-    kept = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-    return [x for x, _ in kept], [y for _, y in kept]
+def _height(plot: Plot) -> float:
+    """Inches: what has a row for each category grows with them."""
+    rows = len(_categories(plot)) * max(1, len(plot.series))
+    legend = 0.25 if len(plot.series) > 1 else 0.0
+    if plot.kind == "interval":
+        return min(7.0, 0.75 + 0.26 * max(rows, 2) + legend)
+    return min(9.0, 0.6 + 0.11 * max(rows, 8) + legend) if plot.kind == "bar" and _lying(plot) else _HEIGHT
+
+
+def _lying(plot: Plot) -> bool:
+    """Do the bars lie? About 45 characters of 8 pt text fit under the plot."""
+    labels = _categories(plot)
+    return len(labels) * (max(map(len, labels), default=0) + 2) > 45
 
 
 def _categories(plot: Plot) -> list[str]:
