@@ -148,13 +148,14 @@ def compare(trained: Trained, row: Row, system: str, served: Served, max_tokens:
     import torch
 
     prompt = prompt_ids(trained.tokenizer, row.messages, system)
-    answer = _ids(trained.tokenizer, served)
+    answer, spoken = _tokens(trained.tokenizer, served)
     with torch.inference_mode():
         logits = trained.model(
             input_ids=torch.tensor([prompt + answer]), use_cache=False, logits_to_keep=len(answer) + 1
         ).logits[0]
         known = torch.log_softmax(logits.float(), -1)
-    gaps = [abs(float(known[i, token]) - served.logprobs[i]) for i, token in enumerate(answer)]
+    pairs = zip(range(len(answer)), answer, spoken, strict=True)
+    gaps = [abs(float(known[i, token]) - logprob) for i, token, logprob in pairs if logprob is not None]
     best = [int(token) for token in logits.argmax(-1)]
     own = _greedy(trained, prompt, answer, best, max_tokens)
     text = str(trained.tokenizer.decode(own, skip_special_tokens=True))
@@ -195,18 +196,35 @@ def _greedy(trained: Trained, prompt: list[int], answer: list[int], best: list[i
     return [int(token) for token in whole[len(prompt) :]]
 
 
-def _ids(tokenizer: Any, served: Served) -> list[int]:
-    """Token ids of the served answer: as the engine says, else looked up by the tokens' text."""
-    if all(i is not None for i in served.ids):
-        return [int(i) for i in served.ids if i is not None]
-    found: list[int] = tokenizer("".join(served.tokens), add_special_tokens=False)["input_ids"]
-    if len(found) != len(served.tokens):
-        raise UserError(
-            f"the engine gives no token ids, and its {len(served.tokens)} tokens read as {len(found)} here",
-            where=f"row {served.row}",
-            fix="Serve with an engine that gives token ids (llamacpp).",
-        )
-    return found
+def _tokens(tokenizer: Any, served: Served) -> tuple[list[int], list[float | None]]:
+    """Token ids of the served answer, each with its log-probability where the engine gave one.
+
+    Engines that tell no ids: the text is tokenised again, and must give as many tokens. llama.cpp tells ids, but holds
+    back tokens that end inside a character and drops them from the list; the entry that completes the character shows
+    its whole text, from which the dropped tokens are found again. Where that fails the comparison ends before it.
+    """
+    if any(token is None for token in served.ids):
+        found: list[int] = tokenizer("".join(served.tokens), add_special_tokens=False)["input_ids"]
+        if len(found) != len(served.tokens):
+            raise UserError(
+                f"the engine gives no token ids, and its {len(served.tokens)} tokens read as {len(found)} here",
+                where=f"row {served.row}",
+                fix="Serve with an engine that gives token ids (llamacpp).",
+            )
+        return found, list(served.logprobs)
+    ids: list[int] = []
+    known: list[float | None] = []
+    for text, token, logprob in zip(served.tokens, served.ids, served.logprobs, strict=True):
+        assert token is not None
+        if text and str(tokenizer.decode([token])).strip() != text.strip():
+            parts: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if "\ufffd" in text or parts[-1:] != [token]:
+                break
+            ids += parts[:-1]
+            known += [None] * (len(parts) - 1)
+        ids.append(token)
+        known.append(logprob)
+    return ids, known
 
 
 def same_task_answer(one: str, other: str) -> bool:
