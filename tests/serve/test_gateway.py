@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -291,6 +293,28 @@ def test_keys_are_asked_for_compared_and_named_in_the_record() -> None:
             assert not engine.seen
             assert (await ask(url, "say x", key="k-ops-2")).text == "x"
             assert memory.kept[0].caller == "ops"
+
+    asyncio.run(scene())
+
+
+def test_with_keys_the_console_behind_the_gateway_asks_for_one_too(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npage")
+            writer.close()
+
+        socket = str(tmp_path / "console.sock")
+        console = await asyncio.start_unix_server(page, socket)
+        async with serving(keys={"app": "k-app-1"}, proxy=socket) as (url, _, _memory):
+            assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            basic = base64.b64encode(b"anyone:k-app-1")
+            assert (await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % basic)).endswith(b"page")
+            wrong = base64.b64encode(b"anyone:k-app-2")
+            assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % wrong)
+        async with serving(proxy=socket) as (url, _, _memory):
+            assert (await raw(url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).endswith(b"page")
+        console.close()
 
     asyncio.run(scene())
 

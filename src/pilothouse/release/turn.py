@@ -141,12 +141,19 @@ class Turn:
         from pilothouse.choose.run import run
 
         use, candidates = self.project.use, self.project.candidates
+        local = {
+            c.name: self.project.folder / c.source.removeprefix("file:")
+            for c in candidates
+            if c.source.startswith("file:")
+        }
         settings = {
             "use": use.model_dump(mode="json"),
             "candidates": [c.model_dump(mode="json") for c in candidates],
             "picked": self.project.model,
         }
-        return self._execute("choose", settings, {}, lambda ctx: run(ctx, use, candidates, picked=self.project.model))
+        return self._execute(
+            "choose", settings, {}, lambda ctx: run(ctx, use, candidates, picked=self.project.model, facts_from=local)
+        )
 
     def _pull(self) -> runs.Run:
         from pilothouse.core.records import Report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import ipaddress
 import time
@@ -122,6 +123,10 @@ class Gateway:
             else:
                 await self._chat(request, reply, caller)
         elif self._proxy is not None:
+            if self._keys and not self._knows(request):
+                # The console shows recorded texts: with keys it asks for one, which a browser can give as a password.
+                reply.send(401, b"a key is needed\n", "text/plain", www_authenticate='Basic realm="Pilothouse"')
+                return
             try:
                 await pass_on(self._pool, self._proxy, request, reply)
             except UpstreamFault as e:
@@ -133,11 +138,20 @@ class Gateway:
         """The name behind the request's key; every key is compared, in constant time."""
         if not self._keys:
             return ""
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
-        names = [name for name, key in self._keys.items() if hmac.compare_digest(key, given)]
-        if not names:
+        name = self._knows(request)
+        if not name:
             raise ApiError(401, "invalid_api_key", "give a valid key as 'Authorization: Bearer KEY'")
-        return names[0]
+        return name
+
+    def _knows(self, request: Request) -> str:
+        """The caller's name, '' for nobody: the key as bearer token, or as the password of basic authentication."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode()
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                key = base64.b64decode(key, validate=True).partition(b":")[2]
+        names = [name for name, known in self._keys.items() if hmac.compare_digest(known, key)]
+        return names[0] if names else ""
 
     def _health(self, reply: Reply) -> None:
         ready = self._backend.ready.is_set()

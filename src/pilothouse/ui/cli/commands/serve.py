@@ -36,6 +36,7 @@ def serve_release(
     from pilothouse.core.project import Project
     from pilothouse.release import record
     from pilothouse.release.serving import Served, Serving
+    from pilothouse.serve.supervisor import free_port
     from pilothouse.store.store import Store
     from pilothouse.ui.cli.console_process import ConsoleProcess
     from pilothouse.ui.cli.progress import Terminal
@@ -56,15 +57,16 @@ def serve_release(
     keys = _keys(serve.keys_env)
     assets = {role: store.asset(release.digests[role]) for role in ("base", "adapter", "prompt", "policy")}
     progress = Terminal()
+    bound = (serve.port if port is None else port) or free_port()
     stop = _on_signals(signal.SIGTERM, signal.SIGINT)
-    with ConsoleProcess(store, f"http://{serve.host}:{serve.port if port is None else port}/metrics") as console:
+    with ConsoleProcess(store, f"http://{serve.host}:{bound}/metrics") as console:
         progress.begin("starting the engine")
         serving = Serving(Served(release.project, assets, release.serving, release.id), store, note=progress.note)
         try:
             progress.end()
             url = serving.front(
                 host=serve.host,
-                port=serve.port if port is None else port,
+                port=bound,
                 public=serve.public,
                 keys=keys,
                 record_text=serve.record_text,
