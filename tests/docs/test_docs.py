@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from pilothouse.core import registry
+from pilothouse.core.project.schema import Project
 from tests.e2e.conftest import Shipped
 
 REPO = Path(__file__).resolve().parents[2]
@@ -40,6 +42,23 @@ def test_every_stage_of_the_readme_is_a_command_and_links_lead_somewhere() -> No
         for link in re.findall(r"\]\(([^)#]+?)\)", text):
             if not link.startswith("http"):
                 assert (doc.parent / link).exists(), (doc.name, link)
+
+
+def test_every_setting_is_read_by_the_code() -> None:
+    """A key that is validated, documented and then read by nothing would be a lie."""
+    code = "\n".join(p.read_text() for p in (REPO / "src").rglob("*.py") if p.name != "schema.py")
+    todo, seen = [Project], set()
+    while todo:
+        section = todo.pop()
+        for name, field in section.model_fields.items():
+            assert re.search(rf"\.{name}\b|[\"']{name}[\"']", code), f"nothing reads {section.__name__}.{name}"
+            todo += [s for s in _sections(field.annotation) if s not in seen and not seen.add(s)]  # type: ignore[func-returns-value]
+
+
+def _sections(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for a in getattr(annotation, "__args__", ()) for s in _sections(a)]
 
 
 def test_every_member_is_documented() -> None:

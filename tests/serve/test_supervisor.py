@@ -16,7 +16,7 @@ from openai import OpenAI
 from pilothouse.core import client
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
-from pilothouse.serve.base import EngineSpec
+from pilothouse.serve.base import CAPABILITIES, EngineSpec
 from pilothouse.serve.engines import llamacpp
 from pilothouse.serve.gateway.routes import Route
 from pilothouse.serve.memory import check_memory, kv_bytes_per_token
@@ -92,7 +92,7 @@ def test_an_engine_ends_with_a_pilothouse_that_is_killed(smollm2: Path, tmp_path
     code = f"""
 import time
 from pathlib import Path
-from pilothouse.serve.base import EngineSpec
+from pilothouse.serve.base import CAPABILITIES, EngineSpec
 from pilothouse.serve.gateway.routes import Route
 from pilothouse.serve.run import Live
 live = Live("llamacpp", EngineSpec(Path({str(smollm2)!r}), "m", context=256, streams=1), {{"m": Route()}},
@@ -127,6 +127,7 @@ def test_memory_is_checked_before_launch_with_the_largest_setting_that_fits(smol
 
 def test_adapters_are_chosen_by_scale_and_wrong_ones_refused() -> None:
     engine = llamacpp.create()
+    assert engine.capabilities <= set(CAPABILITIES)
     spec = EngineSpec(Path("m"), "m", adapters=(("a", Path("a")), ("b", Path("b"))))
     assert engine.fields("b", spec) == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]}
     assert engine.fields(None, spec) == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]}

@@ -79,9 +79,6 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((m for m in self.measures if m.name == name), None)
 
 
-AssetKind = Literal["model", "adapter", "dataset", "policy", "prompt", "rows"]
-
-
 class AssetFile(msgspec.Struct, frozen=True):
     """One file of an asset: relative POSIX path, sha256 of its bytes, size in bytes."""
 
@@ -91,7 +88,7 @@ class AssetFile(msgspec.Struct, frozen=True):
 
 
 class Asset(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An immutable, content-addressed thing. The digest covers kind, files and meta; not name, origin or time."""
+    """An immutable, content-addressed thing: a model, adapter, dataset, policy, prompt or rows. The digest covers kind, files and meta; not name, origin or time."""
 
     kind: str
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pilothouse.core.project.schema import Guard
+from pilothouse.core.project.schema import Guard, Serve
 from pilothouse.core.records import Asset
 from pilothouse.guard.policy import Policy, compile_policy
 from pilothouse.serve.base import EngineSpec
@@ -48,6 +48,7 @@ class Serving:
         self._live = Live(served.engine["engine"], spec, routes, store.root / "engines" / served.name, note)
         self._live.start()
         self._urls: dict[bool, str] = {}
+        self._drain_s = 10.0
 
     @property
     def policy(self) -> Policy:
@@ -62,20 +63,20 @@ class Serving:
             self._urls[guarded] = self._live.gateway(policy=self.policy if guarded else None)
         return self._urls[guarded]
 
-    def front(
-        self, *, host: str, port: int, public: bool, keys: dict[str, str], record_text: bool, console: str
-    ) -> str:
+    def front(self, settings: Serve, *, port: int, keys: dict[str, str], console: str) -> str:
         """The production gateway: guarded, recording exchanges, the console behind it on a unix socket."""
+        self._drain_s = settings.drain_s
         return self._live.gateway(
             policy=self.policy,
-            host=host,
+            host=settings.host,
             port=port,
-            public=public,
+            public=settings.public,
             keys=keys,
-            recorder=StoreRecorder(self.store, record_text=record_text),
+            recorder=StoreRecorder(self.store, record_text=settings.record_text),
             proxy=console,
+            body_limit=settings.max_body_kb * 1024,
         )
 
     def stop(self) -> None:
         """Drain and end gateways and engine."""
-        self._live.stop()
+        self._live.stop(self._drain_s)

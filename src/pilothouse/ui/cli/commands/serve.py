@@ -64,14 +64,7 @@ def serve_release(
         serving = Serving(Served(release.project, assets, release.serving, release.id), store, note=progress.note)
         try:
             progress.end()
-            url = serving.front(
-                host=serve.host,
-                port=bound,
-                public=serve.public,
-                keys=keys,
-                record_text=serve.record_text,
-                console=console.socket,
-            )
+            url = serving.front(serve, port=bound, keys=keys, console=console.socket)
             store.audit("serve", release.id, {"url": url, "pid": os.getpid()})
             progress.headline(f"{release.id} ({release.verdict}) answers at {url}/v1  ·  console: {url}/")
             progress.note(f"try: curl {url}/v1/models")
