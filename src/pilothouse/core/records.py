@@ -88,7 +88,10 @@ class AssetFile(msgspec.Struct, frozen=True):
 
 
 class Asset(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An immutable, content-addressed thing: a model, adapter, dataset, policy, prompt or rows. The digest covers kind, files and meta; not name, origin or time."""
+    """An immutable, content-addressed thing: a model, adapter, dataset, policy, prompt or rows.
+
+    The digest covers kind, files and meta; not name, origin or time.
+    """
 
     kind: str
     name: str
