@@ -28,6 +28,8 @@ def main() -> None:
     p.cpuparams_batch.n_threads = settings["threads"]
     p.endpoint_metrics = True
     p.ui = False
+    # The cache of prompts in RAM restores states computed with another adapter (docs/decisions.md, 19).
+    p.cache_ram_mib = 0
     # Scale 0: an adapter speaks only when a request names it.
     p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in settings["adapters"]]
     stop = threading.Event()
