@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 EXAMPLE := examples/airline
-export PILOTHOUSE_STARTED ?= $(shell date +%s)
+PILOTHOUSE_STARTED := $(shell date +%s)
+export PILOTHOUSE_STARTED
 
 .PHONY: up test check clean
 

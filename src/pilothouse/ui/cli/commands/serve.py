@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pilothouse.ui.cli.stage import PROJECT
+
+if TYPE_CHECKING:
+    from pilothouse.core.project import Project
+    from pilothouse.store.store import Store
 
 
 @click.command("serve", help=__doc__)
@@ -25,7 +30,7 @@ def command(project: Path, release_id: str | None, unshipped: bool, port: int | 
 
 
 def serve_release(
-    declared: object, store: object, release_id: str | None, *, unshipped: bool, port: int | None
+    declared: Project, store: Store, release_id: str | None, *, unshipped: bool, port: int | None
 ) -> None:
     """Put the release in front of callers and wait for ctrl-C or SIGTERM; then drain and stop all processes."""
     import os
@@ -33,15 +38,12 @@ def serve_release(
     import time
 
     from pilothouse.core.errors import UserError
-    from pilothouse.core.project import Project
     from pilothouse.release import record
     from pilothouse.release.serving import Served, Serving
     from pilothouse.serve.supervisor import free_port
-    from pilothouse.store.store import Store
     from pilothouse.ui.cli.console_process import ConsoleProcess
     from pilothouse.ui.cli.progress import Terminal
 
-    assert isinstance(declared, Project) and isinstance(store, Store)
     serve, name = declared.serve, declared.project
     known = record.every(store, project=name)
     if not known and release_id is None:
