@@ -103,7 +103,7 @@ async def raw(url: str, data: bytes) -> bytes:
 
 
 def post(body: bytes, path: str = "/v1/chat/completions", headers: str = "") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -151,7 +151,7 @@ def test_bad_requests_are_answered_in_openais_shape() -> None:
                 assert error["code"] == code and error["message"]
             assert (await raw(url, post(b"x" * 5000))).startswith(b"HTTP/1.1 413 ")
             assert (await raw(url, post(b"{}", path="/v1/nothing"))).startswith(b"HTTP/1.1 404 ")
-            assert (await raw(url, b"GET /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(
+            assert (await raw(url, b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(
                 b"HTTP/1.1 405 "
             )
             assert (await raw(url, b"\x16\x03\x01garbage\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
@@ -247,7 +247,7 @@ def test_a_detector_that_crashes_is_never_recorded_as_passed() -> None:
     class Broken:
         """A policy whose scanner did not run."""
 
-        refusal = "No."
+        refusal, rules = "No.", ()
 
         def check_input(self, texts: list[str]) -> Any:
             from pilothouse.guard.base import InputDecision
@@ -307,13 +307,13 @@ def test_with_keys_the_console_behind_the_gateway_asks_for_one_too(tmp_path: Pat
         socket = str(tmp_path / "console.sock")
         console = await asyncio.start_unix_server(page, socket)
         async with serving(keys={"app": "k-app-1"}, proxy=socket) as (url, _, _memory):
-            assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             basic = base64.b64encode(b"anyone:k-app-1")
             assert (await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % basic)).endswith(b"page")
             wrong = base64.b64encode(b"anyone:k-app-2")
             assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % wrong)
         async with serving(proxy=socket) as (url, _, _memory):
-            assert (await raw(url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).endswith(b"page")
+            assert (await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b"page")
         console.close()
 
     asyncio.run(scene())
@@ -337,10 +337,10 @@ def test_it_refuses_to_listen_publicly_without_keys_and_says_when_a_port_is_take
 def test_health_models_metrics_and_feedback() -> None:
     async def scene() -> None:
         async with serving(POLICY) as (url, _, memory):
-            assert b'"status":"ok"' in await raw(url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b'"id":"m-base"' in await raw(url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b'"status":"ok"' in await raw(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b'"id":"m-base"' in await raw(url, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await ask(url, "say x", stream=True)
-            metrics = await raw(url, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            metrics = await raw(url, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b'pilothouse_requests_total{model="m",status="200"} 1.0' in metrics
             assert b"gen_ai_server_time_to_first_token_seconds_bucket" in metrics
             thumb = {"exchange": memory.kept[0].id, "kind": "thumb", "value": "down"}

@@ -122,7 +122,7 @@ def test_memory_is_checked_before_launch_with_the_largest_setting_that_fits(smol
     assert kv_bytes_per_token(smollm2) == 2 * 30 * 3 * 64 * 2
     check_memory(_spec(smollm2))
     with pytest.raises(UserError, match=r"Set use\.streams to \d+ or less"):
-        check_memory(_spec(smollm2, context=1_000_000, streams=256))
+        check_memory(_spec(smollm2, context=200_000, streams=256))
 
 
 def test_adapters_are_chosen_by_scale_and_wrong_ones_refused() -> None:

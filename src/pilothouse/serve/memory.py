@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def available() -> int | None:
     return None
 
 
+@cache
 def kv_bytes_per_token(model: Path) -> int:
     """2·layers·kv_heads·head_dim·2 bytes (f16 cache; grouped-query attention), from the GGUF's own metadata.
 

@@ -10,14 +10,14 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG); elsewhere a no-op.
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent (the given id) dies (prctl(2), PR_SET_PDEATHSIG).
 
-    The signal follows the parent's *thread*, so call this in a child of a thread that lives as long as its process.
+    Elsewhere a no-op. The signal follows the parent's *thread*, so call this in a child of a thread that lives as long
+    as its process.
     """
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)

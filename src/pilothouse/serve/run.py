@@ -15,7 +15,6 @@ from pilothouse.serve.base import EngineSpec
 from pilothouse.serve.gateway.gateway import Gateway
 from pilothouse.serve.gateway.record import Recorder
 from pilothouse.serve.gateway.routes import Route
-from pilothouse.serve.memory import check_memory
 from pilothouse.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class Live:
         on_event: Callable[[str], None],
     ) -> None:
         knowledge = registry.create("engines", engine, where="pilothouse.yaml: serve.engine")
-        check_memory(spec)
         self._routes, self._gateways, self._recorders = dict(routes), list[Gateway](), list[Recorder]()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serve", daemon=True)

@@ -12,16 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pilothouse.core.client import chat
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
 from pilothouse.serve.base import Engine, EngineSpec, Launch
 
 READY_TIMEOUT_S = 300.0
+REMOTE_TIMEOUT_S = 20.0
 _QUICK_S = 30.0
 _QUICK_DEATHS = 5
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 15.0
+_LOG_LIMIT = 8 << 20
 
 
 class Supervisor:
@@ -34,6 +38,8 @@ class Supervisor:
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stopping = False
+        # One note a supervisor: two Pilothouses may serve the same project at once (`ship` beside `serve`).
+        self._note = folder / f"engine-{os.getpid()}-{id(self):x}.pid"
 
     @property
     def pid(self) -> int | None:
@@ -72,8 +78,10 @@ class Supervisor:
         launch = self.engine.launch(self.spec, free_port())
         self.url, self.api_key = launch.url, launch.api_key
         if launch.argv:
-            log = (self.folder / "engine.log").open("ab")
-            with log:
+            log_file = self.folder / "engine.log"
+            if log_file.exists() and log_file.stat().st_size > _LOG_LIMIT:
+                log_file.replace(self.folder / "engine.log.1")
+            with log_file.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *launch.argv,
                     env={**os.environ, **launch.env},
@@ -82,7 +90,9 @@ class Supervisor:
                     stderr=log,
                     start_new_session=True,
                 )
-            (self.folder / "engine.pid").write_text(f"{self._process.pid} {launch.argv[2]}\n")
+            note = {"pid": self._process.pid, "started": _started(self._process.pid), "mark": launch.argv[2]}
+            note |= {"owner": os.getpid(), "owner_started": _started(os.getpid())}
+            self._note.write_bytes(msgspec.json.encode(note))
         try:
             await self._answers(launch)
         except BaseException:
@@ -95,7 +105,8 @@ class Supervisor:
         """Until one token has been generated: a health page alone does not prove that it can."""
         endpoint = Endpoint(launch.url, self.spec.alias, launch.api_key)
         body = self.engine.fields(None, self.spec)
-        deadline, error = time.monotonic() + READY_TIMEOUT_S, ""
+        patience = READY_TIMEOUT_S if self._process is not None else REMOTE_TIMEOUT_S
+        deadline, error = time.monotonic() + patience, ""
         while time.monotonic() < deadline:
             if self._process is not None and self._process.returncode is not None:
                 raise UserError(
@@ -148,7 +159,7 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        (self.folder / "engine.pid").unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
 
     def _reason(self) -> str:
         log = self.folder / "engine.log"
@@ -166,23 +177,36 @@ def free_port() -> int:
 
 
 def end_orphans(folder: Path) -> list[str]:
-    """End the engine that a killed Pilothouse left behind in `folder`; says what it ended.
+    """End engines that a killed Pilothouse left behind in `folder`; says what it ended.
 
-    Only a process whose command line carries the module noted beside its id is touched: ids are used again.
+    Ids are used again, so a process is known by its id, its time of start and the module on its command line; and it is
+    left behind only when its owner, known in the same way, is gone.
     """
-    note = folder / "engine.pid"
-    if not note.exists():
-        return []
-    pid_text, _, mark = note.read_text().strip().partition(" ")
-    pid = int(pid_text) if pid_text.isdigit() else 0
     said = []
-    if pid and mark and mark in _command_line(pid) and _parent(pid) == 1:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            said.append(f"engine process {pid} was left behind: ended")
-    if not (pid and mark and mark in _command_line(pid)) or said:
-        note.unlink(missing_ok=True)
+    for file in sorted(folder.glob("engine-*.pid")):
+        try:
+            note = msgspec.json.decode(file.read_bytes(), type=_Note)
+        except (msgspec.DecodeError, OSError):
+            file.unlink(missing_ok=True)  # cut off while it was written: its engine dies with its parent anyway
+            continue
+        if _started(note.owner) == note.owner_started:
+            continue
+        if _started(note.pid) == note.started and note.mark in _command_line(note.pid):
+            with suppress(ProcessLookupError):
+                os.kill(note.pid, signal.SIGKILL)
+                said.append(f"engine process {note.pid} was left behind: ended")
+        file.unlink(missing_ok=True)
     return said
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """Which process is whose. `started` in clock ticks since boot (proc(5), field 22)."""
+
+    pid: int
+    started: int
+    mark: str
+    owner: int
+    owner_started: int
 
 
 def _command_line(pid: int) -> str:
@@ -192,9 +216,10 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def _parent(pid: int) -> int:
+def _started(pid: int) -> int:
+    """0 when there is no such process (a zombie is none), or no /proc to ask."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[1])
+    return 0 if fields[0] == "Z" else int(fields[19])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 
 import msgspec
 
+from pilothouse.serve.engines.llamacpp import STARTING
 from pilothouse.serve.parent import die_with_parent
 
 
 def main() -> None:
     """Serve until SIGTERM. A model that cannot be loaded ends the process with the reason in its log."""
-    die_with_parent()
     settings = msgspec.json.decode(sys.argv[1])
+    die_with_parent(settings["parent"])
+    print(STARTING, file=sys.stderr, flush=True)
     import xllamacpp
 
     p = xllamacpp.CommonParams()
@@ -28,6 +31,8 @@ def main() -> None:
     p.cpuparams_batch.n_threads = settings["threads"]
     p.endpoint_metrics = True
     p.ui = False
+    p.verbosity = 2  # warnings and errors: eight lines a request would fill the disk
+    p.api_keys = [os.environ["PILOTHOUSE_ENGINE_KEY"]]
     # The cache of prompts in RAM restores states computed with another adapter (docs/decisions.md, 19).
     p.cache_ram_mib = 0
     # Scale 0: an adapter speaks only when a request names it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +14,11 @@ import msgspec
 
 from pilothouse.core.errors import UserError, need
 from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
+from pilothouse.serve.memory import check_memory
 
 NEEDS = {"xllamacpp": "llamacpp"}
 _OPTIONS = {"threads"}
+STARTING = "pilothouse: starting llama.cpp"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class LlamaCpp:
         for file in (spec.model, *(path for _, path in spec.adapters)):
             if not file.is_file():
                 raise UserError("no such file", where=str(file))
+        check_memory(spec)
         threads = int(spec.options.get("threads") or len(os.sched_getaffinity(0)))
         settings = {
             "model": str(spec.model),
@@ -54,6 +58,7 @@ class LlamaCpp:
             "streams": spec.streams,
             "threads": threads,
             "port": port,
+            "parent": os.getpid(),
         }
         argv = (
             sys.executable,
@@ -63,7 +68,9 @@ class LlamaCpp:
         )
         # OpenMP threads that spin starve each other on a busy machine: 0.3–1.8 tok/s were seen (shared facts, engines).
         env = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
-        return Launch(argv, f"http://127.0.0.1:{port}", env)
+        # With a key that nobody else knows, no process of this machine can walk round the gateway and its guard.
+        key = secrets.token_urlsafe(24)
+        return Launch(argv, f"http://127.0.0.1:{port}", {**env, "PILOTHOUSE_ENGINE_KEY": key}, key)
 
     def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
         """Every loaded adapter with its scale: llama.cpp applies those it is not told about at their initial scale."""
@@ -82,10 +89,12 @@ class LlamaCpp:
         return Gauges(read("requests_processing"), read("requests_deferred"), read("kv_cache_usage_ratio"))
 
     def reason(self, log: str) -> str:
-        """The last line that llama.cpp marks as an error, else the exception's text."""
-        marked = [m[1] for m in re.finditer(r"^[\d.]+ E (.+)$", log, re.M)]
-        raised = re.findall(r"^(?:RuntimeError|ValueError|OSError): (.+)$", log, re.M)
-        lines = [*raised[-1:], *marked[-2:]]
+        """What llama.cpp marked first as an error since its last start, and the file it concerns; or the exception."""
+        last = log.rpartition(STARTING)[2]
+        marked = re.findall(r"^[\d.]+ E \S+(?:\s+\w+)?: (.+)$", last, re.M)
+        named = [line for line in marked if "failed to load" in line and "'" in line]
+        raised = re.findall(r"^\w+(?:Error|Exception): (.+)$", last, re.M)
+        lines = [*marked[:1], *named[:1]] or raised[-1:]
         return "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
 
 

@@ -10,13 +10,15 @@ from pilothouse.core.sse import SseParser
 from pilothouse.serve.gateway.chat import Ledger, decision
 from pilothouse.serve.gateway.guarded import GuardedAnswer
 from pilothouse.serve.gateway.http import Reply
-from pilothouse.serve.gateway.upstream import Upstream
+from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 if TYPE_CHECKING:
     from pilothouse.guard.policy import Policy
 
 GUARD_HEADER = "x_pilothouse_guard"  # underscores become dashes on the wire
 _DONE = b"data: [DONE]\n\n"
+_KEPT = 16_384
+"""Chunks of an answer whose text is kept."""
 
 
 def event(data: Any) -> bytes:
@@ -45,7 +47,10 @@ class WholeAnswer:
         if self._status != 200:
             self._reply.send(self._status, body)
             return
-        answer = msgspec.json.decode(body)
+        try:
+            answer = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError as e:
+            raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
         answer["model"] = ledger.request["model"]
         headers: dict[str, str] = {}
         ledger.usage = answer.get("usage") or {}
@@ -72,6 +77,7 @@ class StreamedAnswer:
         self._error, self._ended, self._refused = list[bytes](), False, False
         self._wants_usage = bool((ledger.request.get("stream_options") or {}).get("include_usage"))
         self._last: dict[str, Any] = {}
+        self._noted = False
 
     def on_head(self, status: int, _: dict[str, str], upstream: Upstream) -> None:
         """A good status begins the stream; any other is collected and sent whole."""
@@ -102,12 +108,12 @@ class StreamedAnswer:
             return
         if not self._ended:
             self._reply.write(self._tail() + _DONE)
-        self._note()
+        self.note()
         self._reply.end()
 
     def fail(self, code: str, message: str) -> None:
         """The engine broke off: say so inside the stream, and do not end it as if it were whole."""
-        self._note()
+        self.note()
         self._reply.write(event({"error": {"message": message, "type": "server_error", "param": None, "code": code}}))
         self._reply.end()
         self._reply.cut()
@@ -116,9 +122,10 @@ class StreamedAnswer:
         if data == b"[DONE]":
             self._ended = True
             return self._tail() + _DONE
+        ledger = self._ledger
         if self._guarded is None and b'"usage":{' not in data and b'"usage": {' not in data:
-            self._ledger.token()
-            self._keep_text(data)
+            if ledger.first is None or ledger.keeps_text:
+                self._look(msgspec.json.decode(data))
             return b"data: %b\n\n" % data
         chunk = msgspec.json.decode(data)
         if "error" in chunk:
@@ -129,51 +136,52 @@ class StreamedAnswer:
                 return b""
         chunk["model"] = self._ledger.request["model"]
         if self._guarded is None:
+            self._look(chunk)
             return event(chunk)
         self._last = chunk
-        if not self._guarded.chunk(chunk):
-            return b""
+        send = self._guarded.chunk(chunk)
         if self._guarded.blocked is not None:
             return self._block(chunk)
-        self._ledger.token()
-        self._keep(chunk)
+        if not send:
+            return b""
+        self._look(chunk)
         return event(chunk)
 
     def _tail(self) -> bytes:
         """What the guard still held although no chunk said that its choice was finished."""
         if self._guarded is None or not self._last:
             return b""
-        out = []
-        for (index, field, call), text in self._guarded.rest().items():
-            delta: dict[str, Any] = {field: text}
-            if field == "arguments":
-                delta = {"tool_calls": [{"index": call, "function": {"arguments": text}}]}
-            chunk = {**self._last, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
-            self._keep(chunk)
-            out.append(event(chunk))
-        return b"".join(out)
+        chunk = {**self._last, "choices": self._guarded.rest()}
+        chunk.pop("usage", None)
+        if self._guarded.blocked is not None:
+            return self._block(chunk).removesuffix(_DONE)
+        if not chunk["choices"]:
+            return b""
+        self._look(chunk)
+        return event(chunk)
 
     def _block(self, chunk: dict[str, Any]) -> bytes:
         """The last events of a stream that a rule ended."""
         assert self._guarded is not None
         self._refused = self._ended = True
         chunk["pilothouse"] = decision(self._ledger.id, self._guarded.blocked, "")
-        chunk["choices"] = [c for c in chunk["choices"] if c.get("finish_reason") == "content_filter"]
-        self._keep(chunk)
+        chunk["choices"] = self._guarded.ending()
+        self._look(chunk)
         return event(chunk) + _DONE
 
-    def _note(self) -> None:
-        if self._guarded is not None:
+    def note(self) -> None:
+        """Tell the ledger what the guard saw, once: at the end, or when the client leaves before it."""
+        if self._guarded is not None and not self._noted:
+            self._noted = True
             blocked = self._guarded.blocked is not None
             self._ledger.note_output(self._guarded.findings, self._guarded.unscanned, blocked=blocked)
 
-    def _keep(self, chunk: dict[str, Any]) -> None:
+    def _look(self, chunk: dict[str, Any]) -> None:
+        """Time and text of what goes out. A chunk that only names the role brings no token (DESIGN 5)."""
+        ledger = self._ledger
         for choice in chunk.get("choices") or []:
-            self._ledger.answer.append((choice.get("delta") or {}).get("content") or "")
-
-    def _keep_text(self, data: bytes) -> None:
-        if len(self._ledger.answer) < 4096:
-            try:
-                self._keep(msgspec.json.decode(data))
-            except msgspec.DecodeError:
-                return
+            delta = choice.get("delta") or {}
+            if ledger.first is None and any(value for name, value in delta.items() if name != "role"):
+                ledger.token()
+            if ledger.keeps_text and len(ledger.answer) < _KEPT:
+                ledger.answer.append(delta.get("content") or "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilothouse.core.records import Finding
+from pilothouse.core.wire import Target
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.record import Exchange
 from pilothouse.serve.gateway.routes import Backend, Route
@@ -17,14 +18,15 @@ from pilothouse.serve.gateway.routes import Backend, Route
 if TYPE_CHECKING:
     from pilothouse.guard.policy import InputDecision, Policy
 
-_GUARDED_ROLES = ("user", "tool", "function")
+Place = tuple[dict[str, Any], str]
+"""A text in the request: the object that holds it, and its key."""
 
 
 def parse(body: bytes, routes: Mapping[str, Route]) -> tuple[dict[str, Any], Route]:
     """The request and its route; ApiError for anything that no engine could answer."""
     try:
         request = msgspec.json.decode(body)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise ApiError(400, "invalid_json", f"the body is not valid JSON: {e}") from None
     if not isinstance(request, dict):
         raise ApiError(400, "invalid_request", "the body must be a JSON object")
@@ -40,33 +42,48 @@ def parse(body: bytes, routes: Mapping[str, Route]) -> tuple[dict[str, Any], Rou
         content = message.get("content")
         if not (content is None or isinstance(content, str | list)):
             raise ApiError(400, "invalid_request", f"messages[{i}].content must be text or a list of parts")
+    if not isinstance(request.get("stream"), bool | None):
+        raise ApiError(400, "invalid_request", "'stream' must be true or false")
+    if not isinstance(request.get("stream_options"), dict | None):
+        raise ApiError(400, "invalid_request", "'stream_options' must be an object")
     return request, routes[model]
 
 
-def texts(messages: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-    """(holder, key) of every text that comes from outside: user and tool messages, their text parts."""
-    found: list[tuple[dict[str, Any], str]] = []
+def texts(messages: list[dict[str, Any]]) -> tuple[list[Place], tuple[str, ...]]:
+    """Every text of a request, and the kinds of its parts that are no text, which no detector can read.
+
+    Every role is read: a caller writes the system and assistant messages too, and could hide an attack there.
+    """
+    found: list[Place] = []
+    unread: dict[str, None] = {}
     for message in messages:
         content = message.get("content")
-        if message["role"] not in _GUARDED_ROLES:
-            continue
         if isinstance(content, str):
             found.append((message, "content"))
-        elif isinstance(content, list):
-            found += [(p, "text") for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)]
-    return found
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                found.append((part, "text"))
+            else:
+                unread[str(part.get("type", "part")) if isinstance(part, dict) else "part"] = None
+        other = ("reasoning_content", "reasoning", "refusal", "name")
+        found += [(message, key) for key in other if isinstance(message.get(key), str)]
+        calls = message.get("tool_calls")
+        functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
+        functions.append(message.get("function_call"))
+        found += [(f, "arguments") for f in functions if isinstance(f, dict) and isinstance(f.get("arguments"), str)]
+    return found, tuple(unread)
 
 
-def guard_input(policy: Policy, request: dict[str, Any]) -> InputDecision:
-    """Check the outside texts; redactions are written back into the request."""
-    places = texts(request["messages"])
+def guard_input(policy: Policy, request: dict[str, Any]) -> tuple[InputDecision, tuple[str, ...]]:
+    """Check the texts; redactions are written back into the request. Also what could not be checked."""
+    places, unread = texts(request["messages"])
     decision = policy.check_input([holder[key] for holder, key in places])
     for (holder, key), text in zip(places, decision.texts, strict=True):
         holder[key] = text
-    return decision
+    return decision, (*decision.unscanned, *unread)
 
 
-def upstream_request(request: dict[str, Any], route: Route, backend: Backend, host: str) -> bytes:
+def upstream_request(request: dict[str, Any], route: Route, backend: Backend, to: Target) -> bytes:
     """The bytes for the engine: its own model name, the adapter, the default system prompt, usage always asked for."""
     body = {**request, "model": backend.alias, **backend.fields(route.adapter)}
     if route.system_prompt and not any(m["role"] in ("system", "developer") for m in body["messages"]):
@@ -75,8 +92,8 @@ def upstream_request(request: dict[str, Any], route: Route, backend: Backend, ho
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     content = msgspec.json.encode(body)
     key = f"Authorization: Bearer {backend.api_key}\r\n" if backend.api_key else ""
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}"
-    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    head = f"POST {to.path}/v1/chat/completions HTTP/1.1\r\nHost: {to.authority}\r\n{key}"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def refusal(
@@ -105,7 +122,7 @@ def decision(request_id: str, finding: Finding | None, detector: str) -> dict[st
 class Ledger:
     """What is known about one exchange while it runs; `exchange` makes the record."""
 
-    def __init__(self, request: dict[str, Any], route: Route, caller: str, *, guarded: bool) -> None:
+    def __init__(self, request: dict[str, Any], route: Route, caller: str, *, guarded: bool, keeps_text: bool) -> None:
         self.id = f"req_{uuid.uuid4().hex[:20]}"
         self.request, self.route, self.caller = request, route, caller
         self.at, self.began = time.time(), time.monotonic()
@@ -114,13 +131,14 @@ class Ledger:
         self.guard = "passed" if guarded else "off"
         self.findings: tuple[Finding, ...] = ()
         self.answer: list[str] = []
+        self.keeps_text = keeps_text
 
-    def note_input(self, found: InputDecision) -> None:
+    def note_input(self, found: InputDecision, unscanned: tuple[str, ...]) -> None:
         """The input guard's part."""
         self.findings = found.findings
         if found.action == "block":
             self.guard = "blocked"
-        elif found.unscanned:
+        elif unscanned:
             self.guard = "unscanned"
         elif found.action != "pass":
             self.guard = {"redact": "redacted", "flag": "flagged"}[found.action]

@@ -12,9 +12,16 @@ _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "inval
 class ApiError(Exception):
     """An answer that is an error. `code` is for programs, `message` for people."""
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after_s: int | None = None, ask_for: str = ""
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
+        self.status, self.code, self.message = status, code, message
+        self.headers: dict[str, str] = {}
+        if retry_after_s:
+            self.headers["retry_after"] = str(retry_after_s)
+        if ask_for:
+            self.headers["www_authenticate"] = f'{ask_for} realm="pilothouse"'
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""

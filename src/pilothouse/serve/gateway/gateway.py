@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
-import ipaddress
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from pilothouse.core.errors import UserError
+from pilothouse.core.wire import Target, target
 from pilothouse.serve.gateway import chat
 from pilothouse.serve.gateway.answer import GUARD_HEADER, StreamedAnswer, WholeAnswer, event
+from pilothouse.serve.gateway.auth import Access, loopback
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.http import Connection, Reply, Request
 from pilothouse.serve.gateway.metrics import Metrics
 from pilothouse.serve.gateway.proxy import pass_on
 from pilothouse.serve.gateway.record import Recorder
 from pilothouse.serve.gateway.routes import Backend, Route
-from pilothouse.serve.gateway.upstream import Pool, UpstreamFault
+from pilothouse.serve.gateway.upstream import Patience, Pool, UpstreamFault
 
 if TYPE_CHECKING:
     from pilothouse.guard.policy import InputDecision, Policy
 
 _WAIT_READY_S = 15.0
+_AT_ONCE_S = 0.5
+_BACKLOG = 1024
+"""Connections that may wait to be taken: with uvloop's 100, a burst of 200 waits a second for TCP to try again."""
 _INLINE_CHARS = 2_000  # about 4 ms of guard at most
 
 
@@ -45,26 +46,32 @@ class Gateway:
         recorder: Recorder | None = None,
         proxy: str | None = None,
         body_limit: int = 1 << 20,
+        patience: Patience | None = None,
     ) -> None:
         self._backend, self._routes, self._policy = backend, routes, policy
-        self._keys = {name: key.encode() for name, key in (keys or {}).items()}
+        self._access, self._keyed = Access(keys or {}), bool(keys)
+        self._slow_guard = policy is not None and any(r.detector.cost in ("model", "judge") for r in policy.rules)
         self._recorder, self._proxy, self._limit = recorder, proxy, body_limit
-        self._pool, self.metrics = Pool(), Metrics()
+        self._pool, self.metrics = Pool(patience), Metrics()
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._created = int(time.time())
+        self._engine = ("", Target("", 0, False, ""))
 
     async def start(self, host: str, port: int, *, public: bool = False) -> int:
         """Listen; returns the port. Beyond loopback only when `public` and with keys."""
-        if not _loopback(host):
+        if not loopback(host):
             if not public:
                 raise UserError(f"{host!r} is not a loopback address", fix="Set serve.public: true to allow it.")
-            if not self._keys:
+            if not self._keyed:
                 raise UserError("a public gateway needs keys", fix="Set serve.keys_env in pilothouse.yaml.")
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self._handle, self._limit, self._connections), host, port
+                lambda: Connection(self._handle, self._limit, self._connections),
+                host,
+                port,
+                backlog=_BACKLOG,
             )
         except OSError as e:
             raise UserError(
@@ -90,8 +97,7 @@ class Gateway:
         try:
             await self._route(request, reply)
         except ApiError as e:
-            headers = {"retry_after": str(e.retry_after_s)} if e.retry_after_s else {}
-            reply.send(e.status, e.encoded(), **headers)
+            reply.send(e.status, e.encoded(), **e.headers)
         except Exception as e:
             if reply.started:
                 reply.cut()
@@ -104,13 +110,14 @@ class Gateway:
         if path == "/healthz":
             self._health(reply)
         elif path == "/metrics":
+            self._access.figures(request)
             m = self.metrics
             m.restarts.set(self._backend.restarts)
             m.ready.set(self._backend.ready.is_set())
             m.dropped.set(self._recorder.dropped if self._recorder else 0)
             reply.send(200, m.text(), "text/plain; version=0.0.4; charset=utf-8")
         elif path.startswith("/v1/"):
-            caller = self._caller(request)
+            caller = self._access.caller(request)
             allowed = {"/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/feedback": "POST"}.get(path)
             if allowed is None:
                 raise ApiError(404, "not_found", f"there is no {path} here")
@@ -123,35 +130,13 @@ class Gateway:
             else:
                 await self._chat(request, reply, caller)
         elif self._proxy is not None:
-            if self._keys and not self._knows(request):
-                # The console shows recorded texts: with keys it asks for one, which a browser can give as a password.
-                reply.send(401, b"a key is needed\n", "text/plain", www_authenticate='Basic realm="Pilothouse"')
-                return
+            self._access.page(request)
             try:
                 await pass_on(self._pool, self._proxy, request, reply)
             except UpstreamFault as e:
                 raise ApiError(502, "console_unavailable", f"the console does not answer: {e}") from None
         else:
             raise ApiError(404, "not_found", f"there is no {path} here")
-
-    def _caller(self, request: Request) -> str:
-        """The name behind the request's key; every key is compared, in constant time."""
-        if not self._keys:
-            return ""
-        name = self._knows(request)
-        if not name:
-            raise ApiError(401, "invalid_api_key", "give a valid key as 'Authorization: Bearer KEY'")
-        return name
-
-    def _knows(self, request: Request) -> str:
-        """The caller's name, '' for nobody: the key as bearer token, or as the password of basic authentication."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        key = given.strip().encode()
-        if scheme.lower() == "basic":
-            with suppress(ValueError):
-                key = base64.b64decode(key, validate=True).partition(b":")[2]
-        names = [name for name, known in self._keys.items() if hmac.compare_digest(known, key)]
-        return names[0] if names else ""
 
     def _health(self, reply: Reply) -> None:
         ready = self._backend.ready.is_set()
@@ -186,7 +171,8 @@ class Gateway:
 
     async def _chat(self, request: Request, reply: Reply, caller: str) -> None:
         body, route = chat.parse(request.body, self._routes)
-        ledger = chat.Ledger(body, route, caller, guarded=self._policy is not None)
+        recorded = self._recorder is not None
+        ledger = chat.Ledger(body, route, caller, guarded=self._policy is not None, keeps_text=recorded)
         reply.request_id = ledger.id
         self.metrics.in_flight.inc()
         try:
@@ -204,9 +190,9 @@ class Gateway:
     async def _answer(self, body: dict[str, Any], route: Route, ledger: chat.Ledger, reply: Reply) -> None:
         if self._policy is not None:
             began = time.perf_counter()
-            found = await self._check(self._policy, body)
+            found, unscanned = await self._check(self._policy, body)
             self.metrics.guard_seconds.observe(time.perf_counter() - began)
-            ledger.note_input(found)
+            ledger.note_input(found, unscanned)
             if found.action == "block":
                 self._refuse(body, ledger, reply, found.findings, found.detector)
                 return
@@ -214,34 +200,46 @@ class Gateway:
         answer = (StreamedAnswer if streamed else WholeAnswer)(reply, ledger, self._policy)
         try:
             await self._ask(body, route, answer)
+            answer.finish()
         except UpstreamFault as fault:
+            status, code = (504, "engine_timeout") if fault.late else (502, "engine_failed")
             if isinstance(answer, StreamedAnswer) and reply.started:
-                answer.fail("engine_failed", str(fault))
-                reply.status = 502
+                answer.fail(code, str(fault))
+                reply.status = status
                 return
-            raise ApiError(502, "engine_failed", f"{fault}; try again", retry_after_s=1) from None
-        answer.finish()
+            raise ApiError(status, code, f"{fault}; try again", retry_after_s=1) from None
+        finally:
+            if isinstance(answer, StreamedAnswer):
+                answer.note()
 
-    async def _check(self, policy: Policy, body: dict[str, Any]) -> InputDecision:
-        """The input guard; a long text in a thread, so that nobody else's tokens wait for it."""
-        if sum(len(holder[key]) for holder, key in chat.texts(body["messages"])) <= _INLINE_CHARS:
+    async def _check(self, policy: Policy, body: dict[str, Any]) -> tuple[InputDecision, tuple[str, ...]]:
+        """The input guard; a long text or a slow detector in a thread, so that nobody else's tokens wait for it."""
+        places, _ = chat.texts(body["messages"])
+        if not self._slow_guard and sum(len(holder[key]) for holder, key in places) <= _INLINE_CHARS:
             return chat.guard_input(policy, body)
-        return await asyncio.get_running_loop().run_in_executor(None, chat.guard_input, policy, body)
+        return await asyncio.to_thread(chat.guard_input, policy, body)
 
     async def _ask(self, body: dict[str, Any], route: Route, answer: StreamedAnswer | WholeAnswer) -> None:
-        """Send it to the engine. A refused connection was never sent: an engine that restarts is waited for."""
-        deadline = time.monotonic() + _WAIT_READY_S
+        """Send it to the engine. A refused connection was never sent: an engine that restarts is waited for.
+
+        So is one that hangs up at once, once: a dying process still takes connections until the kernel has cleared it.
+        """
+        deadline, hung_up = time.monotonic() + _WAIT_READY_S, False
         while True:
             address = await self._ready()
             data = chat.upstream_request(body, route, self._backend, address)
+            sent = time.monotonic()
             try:
                 return await self._pool.exchange(address, data, answer.on_head, answer.on_body)
             except UpstreamFault as fault:
-                if not fault.refused or time.monotonic() > deadline:
+                now = time.monotonic()
+                dying = fault.empty and not hung_up and now - sent < _AT_ONCE_S
+                if not (fault.refused or dying) or now > deadline:
                     raise
+                hung_up |= dying
                 await asyncio.sleep(0.1)
 
-    async def _ready(self) -> str:
+    async def _ready(self) -> Target:
         """The engine's address once it answers: a restart is waited for a while, then it is 503."""
         try:
             async with asyncio.timeout(_WAIT_READY_S):
@@ -249,7 +247,9 @@ class Gateway:
         except TimeoutError:
             why = self._backend.failure or "it is still starting"
             raise ApiError(503, "engine_unavailable", f"no engine answers: {why}", retry_after_s=5) from None
-        return urlsplit(self._backend.url).netloc
+        if self._engine[0] != self._backend.url:  # another port after a restart
+            self._engine = (self._backend.url, target(self._backend.url))
+        return self._engine[1]
 
     def _refuse(self, body: dict[str, Any], ledger: chat.Ledger, reply: Reply, findings: Any, detector: str) -> None:
         """The input guard's no: a complete, well-formed answer; the engine never sees the request."""
@@ -279,12 +279,3 @@ class Gateway:
         if self._recorder is not None:
             with suppress(Exception):  # a record must never cost an answer
                 self._recorder.record(exchange)
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,18 +9,28 @@ from pilothouse.core.records import Finding
 if TYPE_CHECKING:
     from pilothouse.guard.policy import OutputStream, Policy
 
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+# What is not understood cannot be guarded, so it does not pass: token ids and debug fields spell the text out again.
+# (An answer's own further fields may stay when they are figures, as engines add timings.)
+_MESSAGE = frozenset({*_TEXTS, "role", "tool_calls", "function_call"})
+_CHOICE = frozenset({"index", "delta", "message", "finish_reason", "logprobs"})
+_ANSWER = frozenset(
+    {"id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "timings", "choices"}
+)
+
+Key = tuple[int, str, int]
+"""Choice, field, tool call."""
+
 
 class GuardedAnswer:
-    """Applies the policy to a chat answer, whole or in chunks, in place. `blocked` once a rule ended it.
-
-    Each choice's content, reasoning and each tool call's arguments are streams of their own.
-    """
+    """Applies the policy to a chat answer, whole or in chunks, in place. `blocked` once a rule ended it."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._streams: dict[tuple[int, str, int], OutputStream] = {}
+        self._streams: dict[Key, OutputStream] = {}
+        self._ended: set[int] = set()
+        self._blocked_choice = 0
         self.blocked: Finding | None = None
-        self.changed = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -33,84 +43,92 @@ class GuardedAnswer:
         return tuple(sorted({d for s in self._streams.values() for d in s.unscanned}))
 
     def whole(self, answer: dict[str, Any]) -> None:
-        """Guard a whole answer; a blocked choice gets the refusal."""
-        for choice in answer.get("choices") or []:
-            message = choice.get("message") or {}
-            self._texts(choice, message, last=True)
-            if self.blocked is not None:
-                self.refuse(choice, message)
-            if self.changed:
-                choice.pop("logprobs", None)  # they spell out the text before redaction
+        """Guard a whole answer; when one choice is blocked, none is shown."""
+        _only(answer, _ANSWER, figures=True)
+        choices = answer.get("choices") or []
+        for choice in choices:
+            self._choice(choice, "message", last=True)
+        if self.blocked is not None:
+            for choice in choices:
+                choice.pop("logprobs", None)
+                choice["finish_reason"] = "content_filter"
+                choice["message"] = {"role": "assistant", "content": self._policy.refusal}
 
     def chunk(self, chunk: dict[str, Any]) -> bool:
-        """Guard one streamed chunk; False when nothing of it is left to send now."""
+        """Guard one streamed chunk; False when nothing of it is left to send now. Nothing of it may be once blocked."""
+        _only(chunk, _ANSWER, figures=True)
         choices = chunk.get("choices") or []
         send = not choices
         for choice in choices:
-            delta = choice.setdefault("delta", {})
-            before = (delta.get("content"), delta.get("reasoning_content"))
             last = choice.get("finish_reason") is not None
-            self._texts(choice, delta, last=last)
-            if self.blocked is not None:
-                self.refuse(choice, delta)
-                return True
-            if (delta.get("content"), delta.get("reasoning_content")) != before:
-                choice.pop("logprobs", None)
-            send |= last or any(value not in ("", None, []) for value in delta.values())
-        return send
+            self._choice(choice, "delta", last=last)
+            send |= last or any(value not in ("", None, []) for value in choice["delta"].values())
+        return send and self.blocked is None
 
-    def rest(self) -> dict[tuple[int, str, int], str]:
-        """What is still held when a stream ends without saying so, by (choice, field, tool call)."""
-        held = {}
-        for key, stream in self._streams.items():
-            emission = stream.finish()
-            if emission.blocked is not None:
-                self.blocked = emission.blocked
-            elif emission.text:
-                held[key] = emission.text
-        return held
+    def rest(self) -> list[dict[str, Any]]:
+        """Choices with what is still held when a stream ends without saying so; none once blocked."""
+        held = [(i, delta) for i in sorted({i for i, _, _ in self._streams}) if (delta := self._flush(i, {}))]
+        return [] if self.blocked else [{"index": i, "delta": delta, "finish_reason": None} for i, delta in held]
 
-    def refuse(self, choice: dict[str, Any], message: dict[str, Any]) -> None:
-        """Put the refusal in the place of what is left of a choice."""
-        choice["finish_reason"] = "content_filter"
-        choice.pop("logprobs", None)
-        message.pop("tool_calls", None)
-        message.pop("reasoning_content", None)
-        message["content"] = self._policy.refusal
+    def ending(self) -> list[dict[str, Any]]:
+        """The last choices of a blocked stream: the refusal, and an end for every other choice that is still open."""
+        open_ = {i for i, _, _ in self._streams} - self._ended - {self._blocked_choice}
+        refusal = {"index": self._blocked_choice, "delta": {"content": self._policy.refusal}}
+        others = [{"index": i, "delta": dict[str, Any]()} for i in sorted(open_)]
+        return [{**choice, "finish_reason": "content_filter"} for choice in (refusal, *others)]
 
-    def _texts(self, choice: dict[str, Any], holder: dict[str, Any], *, last: bool) -> None:
+    def _choice(self, choice: dict[str, Any], where: str, *, last: bool) -> None:
+        _only(choice, _CHOICE)
         index = int(choice.get("index") or 0)
-        for field in ("content", "reasoning_content"):
+        holder = choice.get(where)
+        holder = choice[where] = holder if isinstance(holder, dict) else {}
+        _only(holder, _MESSAGE if index not in self._ended else frozenset({"role"}))
+        before = _told(holder)
+        self._texts(index, holder)
+        if last and index not in self._ended:
+            self._flush(index, holder)
+            self._ended.add(index)
+        if _told(holder) != before:
+            choice.pop("logprobs", None)  # they spell out what was redacted or is held back
+
+    def _texts(self, index: int, holder: dict[str, Any]) -> None:
+        for field in _TEXTS:
             if isinstance(holder.get(field), str):
                 holder[field] = self._pass((index, field, 0), holder[field])
+            elif holder.get(field) is not None:
+                del holder[field]
+        if isinstance(old := holder.get("function_call"), dict) and isinstance(old.get("arguments"), str):
+            old["arguments"] = self._pass((index, "function_call", 0), old["arguments"])
         for place, call in enumerate(holder.get("tool_calls") or []):
             function = call.get("function") or {}
             if isinstance(function.get("arguments"), str):
                 key = (index, "arguments", int(call.get("index", place)))
                 function["arguments"] = self._pass(key, function["arguments"])
-        if last:
-            self._flush(index, holder)
 
-    def _flush(self, index: int, holder: dict[str, Any]) -> None:
+    def _flush(self, index: int, holder: dict[str, Any]) -> dict[str, Any]:
         """The end of a choice: what was held comes with its last chunk."""
         for (choice, field, call), stream in self._streams.items():
-            if choice != index or self.blocked is not None:
+            if choice != index or choice in self._ended or self.blocked is not None:
                 continue
             emission = stream.finish()
-            self.blocked = self.blocked or emission.blocked
+            if emission.blocked is not None:
+                self._block(index, emission.blocked)
             if not emission.text:
                 continue
             if field == "arguments":
                 calls = holder.setdefault("tool_calls", [])
                 known = next((c for place, c in enumerate(calls) if int(c.get("index", place)) == call), None)
                 if known is None:
-                    known = {"index": call, "function": {"arguments": ""}}
+                    known = {"index": call}
                     calls.append(known)
-                known["function"]["arguments"] += emission.text
+                _add(known.setdefault("function", {}), "arguments", emission.text)
+            elif field == "function_call":
+                _add(holder.setdefault("function_call", {}), "arguments", emission.text)
             else:
-                holder[field] = (holder.get(field) or "") + emission.text
+                _add(holder, field, emission.text)
+        return holder
 
-    def _pass(self, key: tuple[int, str, int], text: str) -> str:
+    def _pass(self, key: Key, text: str) -> str:
         if self.blocked is not None:
             return ""
         stream = self._streams.get(key)
@@ -118,7 +136,26 @@ class GuardedAnswer:
             stream = self._streams[key] = self._policy.output()
         emission = stream.feed(text)
         if emission.blocked is not None:
-            self.blocked = emission.blocked
-        if emission.text != text:
-            self.changed = True
+            self._block(key[0], emission.blocked)
         return emission.text
+
+    def _block(self, choice: int, finding: Finding) -> None:
+        self.blocked, self._blocked_choice = finding, choice
+
+
+def _add(holder: dict[str, Any], key: str, text: str) -> None:
+    holder[key] = (holder.get(key) or "") + text
+
+
+def _only(holder: dict[str, Any], known: frozenset[str], *, figures: bool = False) -> None:
+    for name in [n for n, value in holder.items() if n not in known and not (figures and _figure(value))]:
+        del holder[name]
+
+
+def _figure(value: Any) -> bool:
+    """A number, or numbers by name."""
+    return all(map(_figure, value.values())) if isinstance(value, dict) else isinstance(value, int | float | None)
+
+
+def _told(holder: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(holder.get(name) for name in _TEXTS)

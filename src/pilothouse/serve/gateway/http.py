@@ -13,14 +13,18 @@ import httptools
 
 HEAD_LIMIT = 32 * 1024
 _IDLE_S = 75.0
+_LINGER_S = 2.0
+_LINE = 32
+"""About what a request has besides its URL, headers and body: method, version, line ends."""
 
 
 class Request:
     """One request, whole. Header names are lower case."""
 
-    __slots__ = ("body", "headers", "method", "path", "raw_headers", "target", "version")
+    __slots__ = ("body", "headers", "local", "method", "path", "raw_headers", "target", "version")
 
     def __init__(self) -> None:
+        self.local = False
         self.method, self.target, self.path, self.version = "", b"", "", "1.1"
         self.headers: dict[str, str] = {}
         self.raw_headers: list[tuple[bytes, bytes]] = []
@@ -30,10 +34,10 @@ class Request:
 class Reply:
     """The answer to one request. `gone` is set when the client has left; writing then does nothing."""
 
-    __slots__ = ("_chunked", "_connection", "_keep", "request_id", "started", "status")
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "request_id", "started", "status")
 
-    def __init__(self, connection: Connection, keep: bool, chunked: bool) -> None:
-        self._connection, self._keep, self._chunked = connection, keep, chunked
+    def __init__(self, connection: Connection, keep: bool, *, chunked: bool = True, bodiless: bool = False) -> None:
+        self._connection, self._keep, self._chunked, self._bodiless = connection, keep, chunked, bodiless
         self.started, self.status, self.request_id = False, 0, ""
 
     @property
@@ -43,7 +47,8 @@ class Reply:
 
     def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
         """A whole answer."""
-        self._head(status, {"content-type": kind, "content-length": str(len(body)), **headers}, body)
+        head = {"content-type": kind, "content-length": str(len(body)), **headers}
+        self._head(status, head, b"" if self._bodiless else body)
 
     def begin(self, status: int, kind: str = "text/event-stream", **headers: str) -> None:
         """The head of an answer whose length is not known yet."""
@@ -107,13 +112,23 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._request, self._parts, self._size = Request(), list[bytes](), 0
-        self._head_size, self._in_body = 0, False
+        self._head_size, self._told, self._untold, self._in_head = 0, 0, 0, False
         self._refused = False
 
     @property
     def busy(self) -> bool:
         """Is a request being answered?"""
         return self._task is not None
+
+    @property
+    def local(self) -> bool:
+        """Is the client a process of this machine? (It has loopback's address, or the one it called.)"""
+        if self.transport is None:
+            return False
+        peer, own = self.transport.get_extra_info("peername"), self.transport.get_extra_info("sockname")
+        if not isinstance(peer, tuple) or not isinstance(own, tuple):
+            return True  # a unix socket
+        return peer[0] == own[0] or str(peer[0]).startswith("127.") or peer[0] == "::1"
 
     # asyncio
 
@@ -143,15 +158,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self._told = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(501)
         except httptools.HttpParserError:
             self._refuse(400)
-        if not self._in_body:  # the parser tells of a header when it is whole: an endless one is only seen here
-            self._head_size += len(data)
-            if self._head_size > HEAD_LIMIT:
+        if self._in_head:  # the parser tells of a header when it is whole: one without an end is what it did not tell
+            self._untold += len(data) - self._told
+            if self._untold > HEAD_LIMIT:
                 self._refuse(431)
 
     def eof_received(self) -> bool:
@@ -160,28 +176,33 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._request, self._parts, self._size, self._in_body = Request(), [], 0, False
+        self._request, self._parts, self._size = Request(), [], 0
+        self._head_size, self._untold, self._in_head = 0, 0, True
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
+        self._grow(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value) + 4)
         self._request.raw_headers.append((name, value))
         self._request.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        request, self._in_body, self._head_size = self._request, True, 0
+        request = self._request
+        self._in_head, self._told = False, self._told + _LINE
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
         request.path = unquote(request.target.partition(b"?")[0].decode("latin-1"))
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._limit:
             self._refuse(413)
-        elif request.headers.get("expect", "").lower() == "100-continue":
+        elif request.headers.get("expect", "").lower() == "100-continue" and not self.busy:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
+        self._told += len(data)
         if self._size > self._limit:
             self._refuse(413)
         elif not self._refused:
@@ -190,8 +211,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._refused:
             return
-        self._in_body = False
-        self._request.body = b"".join(self._parts)
+        self._request.body, self._parts = b"".join(self._parts), []
         self._queue.append((self._request, self._parser.should_keep_alive()))
         if self._task is None:
             self._next()
@@ -206,9 +226,21 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def close(self) -> None:
-        """End the connection after what is written."""
-        if self.transport is not None:
+        """End the connection after what is written; a client that does not even read is not waited for."""
+        if self.transport is None:
+            return
+        if self.congested:
+            self.transport.abort()
+        else:
             self.transport.close()
+
+    def _linger(self) -> None:
+        """The client may still be sending what we refused. Closing now would reset the connection and lose our answer
+        (RFC 9112 §9.6): say that we are done, and read on for a moment."""
+        if self.transport is not None:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            asyncio.get_running_loop().call_later(_LINGER_S, self.close)
 
     def _next(self) -> None:
         if self._idle:
@@ -216,14 +248,15 @@ class Connection(asyncio.Protocol):
         item = self._queue.popleft()
         if isinstance(item, int):
             body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
-            Reply(self, False, True).send(item, body % _phrase(item).encode())
-            self.close()
+            Reply(self, False).send(item, body % _phrase(item).encode())
+            self._linger()
             return
         request, keep = item
         self._task = asyncio.get_running_loop().create_task(self._answer(request, keep))
 
     async def _answer(self, request: Request, keep: bool) -> None:
-        reply = Reply(self, keep, chunked=request.version != "1.0")
+        reply = Reply(self, keep, chunked=request.version != "1.0", bodiless=request.method == "HEAD")
+        request.local = self.local
         try:
             await self._handler(request, reply)
         finally:
@@ -245,11 +278,21 @@ class Connection(asyncio.Protocol):
             if self._task is None:
                 self._next()
 
+    def _grow(self, n: int) -> None:
+        self._head_size += n
+        self._told += n
+        if self._head_size > HEAD_LIMIT:
+            self._refuse(431)
+
     def _wait(self) -> None:
         self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._timeout)
 
     def _timeout(self) -> None:
-        if self._task is None:
+        if self._task is not None:
+            return
+        if self._in_head or self._parts:
+            self._refuse(408)
+        else:
             self.close()
 
 

@@ -10,7 +10,8 @@ _HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b
 
 async def pass_on(pool: Pool, socket: str, request: Request, reply: Reply) -> None:
     """Forward one request and its answer; hop-by-hop headers stay behind (RFC 9110 §7.6.1)."""
-    head = [b"%b %b HTTP/1.1" % (request.method.encode(), request.target)]
+    method = "GET" if request.method == "HEAD" else request.method  # the parser cannot know that no body will follow
+    head = [b"%b %b HTTP/1.1" % (method.encode(), request.target)]
     head += [b"%b: %b" % (n, v) for n, v in request.raw_headers if n.lower() not in _HOP]
     head += [b"content-length: %d" % len(request.body), b"", b""]
     whole = _Page(reply)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import httptools
 
+from pilothouse.core.wire import Target
+
 _CONNECT_S = 5.0
+Address = Target | str
+"""A host, or the path of a unix socket."""
 
 
 OnHead = Callable[[int, dict[str, str], "Upstream"], None]
@@ -17,11 +23,21 @@ OnBody = Callable[[bytes], None]
 
 
 class UpstreamFault(Exception):
-    """The engine did not answer in full. `stale`: a kept connection was closed before a byte came back."""
+    """The engine did not answer in full. `empty`: no byte came back; `stale`: and the connection was a kept one."""
 
-    def __init__(self, message: str, *, stale: bool = False, refused: bool = False) -> None:
+    def __init__(
+        self, message: str, *, empty: bool = False, stale: bool = False, refused: bool = False, late: bool = False
+    ) -> None:
         super().__init__(message)
-        self.stale, self.refused = stale, refused
+        self.empty, self.stale, self.refused, self.late = empty, stale, refused, late
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long nothing may come: before the first byte of an answer (a whole one is long in the making), and within."""
+
+    first_s: float = 300.0
+    next_s: float = 60.0
 
 
 class Upstream(asyncio.Protocol):
@@ -35,31 +51,40 @@ class Upstream(asyncio.Protocol):
         self._on_data: OnBody | None = None
         self._keep = True
         self._bytes = 0
+        self._patience = Patience()
+        self._deadline, self._timer = 0.0, cast(asyncio.TimerHandle | None, None)
 
     @property
     def alive(self) -> bool:
         """Fit for another request?"""
         return self._keep and self.transport is not None and not self.transport.is_closing()
 
-    async def exchange(self, request: bytes, on_head: OnHead, on_body: OnBody) -> None:
+    async def exchange(self, request: bytes, on_head: OnHead, on_body: OnBody, patience: Patience) -> None:
         """Send, hand on, return when the answer is whole; UpstreamFault when it never will be."""
-        assert self.transport is not None
+        if self.transport is None:
+            raise UpstreamFault("the engine closed the connection", stale=self.used)
+        loop = asyncio.get_running_loop()
+        self._patience, self._deadline = patience, loop.time() + patience.first_s
+        self._timer = loop.call_later(min(patience.first_s, patience.next_s), self._tick)
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._status, self._bytes = 0, 0
         self._on_head, self._on_data = on_head, on_body
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = loop.create_future()
         self.transport.write(request)
         try:
             await self._done
         except asyncio.CancelledError:
             self.abort()  # the engine sees the connection go and stops generating
             raise
+        finally:
+            self._timer.cancel()
         self.used = True
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading, so that a slow client slows the engine and not our memory."""
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
+            self._deadline = asyncio.get_running_loop().time() + self._patience.next_s
             self.transport.pause_reading() if paused else self.transport.resume_reading()
 
     def stop(self) -> None:
@@ -88,6 +113,7 @@ class Upstream(asyncio.Protocol):
             self.abort()
             return
         self._bytes += len(data)
+        self._deadline = asyncio.get_running_loop().time() + self._patience.next_s
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as e:
@@ -104,7 +130,9 @@ class Upstream(asyncio.Protocol):
         elif self._bytes:
             self._finish(UpstreamFault("the engine ended before its answer was whole"))
         else:
-            self._finish(UpstreamFault("the engine closed the connection without an answer", stale=self.used))
+            self._finish(
+                UpstreamFault("the engine closed the connection without an answer", empty=True, stale=self.used)
+            )
 
     # httptools
 
@@ -127,6 +155,16 @@ class Upstream(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive()
         self._finish(None)
 
+    def _tick(self) -> None:
+        """Has nothing moved for too long? Looked at now and then, so that a chunk costs no timer of its own."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._deadline:
+            self._timer = loop.call_at(self._deadline, self._tick)
+        elif self._bytes:
+            self._finish(UpstreamFault(f"nothing moved for {self._patience.next_s:g} s", late=True))
+        else:
+            self._finish(UpstreamFault(f"the engine did not answer within {self._patience.first_s:g} s", late=True))
+
     def _finish(self, fault: UpstreamFault | None) -> None:
         done, self._done = self._done, None
         self._on_head = self._on_data = None
@@ -140,14 +178,16 @@ class Upstream(asyncio.Protocol):
 
 
 class Pool:
-    """Kept connections by address. An address is `host:port`, or the path of a unix socket."""
+    """Kept connections by address."""
 
-    def __init__(self) -> None:
-        self._idle: dict[str, list[Upstream]] = {}
+    def __init__(self, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
+        self._idle: dict[Address, list[Upstream]] = {}
+        self._tls: ssl.SSLContext | None = None
 
     async def exchange(
         self,
-        address: str,
+        address: Address,
         request: bytes,
         on_head: OnHead,
         on_body: OnBody,
@@ -156,7 +196,7 @@ class Pool:
         for fresh in (False, True):
             connection = await self._take(address, fresh=fresh)
             try:
-                await connection.exchange(request, on_head, on_body)
+                await connection.exchange(request, on_head, on_body, self._patience)
             except UpstreamFault as fault:
                 if fault.stale and not fresh:
                     continue
@@ -172,7 +212,7 @@ class Pool:
                 connection.abort()
         self._idle.clear()
 
-    async def _take(self, address: str, *, fresh: bool) -> Upstream:
+    async def _take(self, address: Address, *, fresh: bool) -> Upstream:
         idle = self._idle.get(address, [])
         while idle and not fresh:
             connection = idle.pop()
@@ -181,11 +221,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                if address.startswith("/"):
+                if isinstance(address, str):
                     _, made = await loop.create_unix_connection(Upstream, address)
                 else:
-                    host, _, port = address.rpartition(":")
-                    _, made = await loop.create_connection(Upstream, host.strip("[]"), int(port))
+                    if address.tls and self._tls is None:
+                        self._tls = ssl.create_default_context()
+                    secure = self._tls if address.tls else None
+                    _, made = await loop.create_connection(Upstream, address.host, address.port, ssl=secure)
         except TimeoutError:
             raise UpstreamFault(f"no connection to the engine within {_CONNECT_S:g} s", refused=True) from None
         except OSError as e:

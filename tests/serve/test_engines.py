@@ -1,0 +1,116 @@
+"""What is known of each engine: how it is launched, asked for an adapter, read, and why it says no."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pilothouse.core import registry
+from pilothouse.core.errors import UserError
+from pilothouse.serve.base import CAPABILITIES, EngineSpec
+from pilothouse.serve.engines import llamacpp, remote
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSpec:
+    for name in ("m.gguf", "a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    monkeypatch.setattr(llamacpp, "check_memory", lambda _: None)  # these are no models; tested with a real one
+    adapters = (("a", tmp_path / "a.gguf"), ("b", tmp_path / "b.gguf"))
+    return EngineSpec(tmp_path / "m.gguf", "desk", adapters, context=512, streams=3)
+
+
+def changed(spec: EngineSpec, **fields: Any) -> EngineSpec:
+    return EngineSpec(
+        **{**{f: getattr(spec, f) for f in ("model", "alias", "adapters", "context", "streams", "options")}, **fields}
+    )
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "remote"])
+def test_engines_are_members_and_say_what_they_can(name: str) -> None:
+    engine = registry.create("engines", name)
+    assert engine.capabilities <= set(CAPABILITIES) and engine.check().runs
+    assert "_llamacpp_process" not in registry.modules("engines")
+
+
+def test_llamacpp_is_launched_with_all_its_settings_and_a_secret_key(spec: EngineSpec) -> None:
+    launch = llamacpp.create().launch(spec, 4711)
+    settings = msgspec.json.decode(launch.argv[3])
+    assert launch.url == "http://127.0.0.1:4711" and settings["port"] == 4711
+    assert (settings["context"], settings["streams"], settings["alias"]) == (512, 3, "desk")
+    assert settings["adapters"] == [str(path) for _, path in spec.adapters]
+    assert settings["threads"] == len(os.sched_getaffinity(0))
+    assert (launch.env["OMP_WAIT_POLICY"], launch.env["GOMP_SPINCOUNT"]) == ("passive", "0")
+    assert len(launch.api_key) >= 32 and launch.api_key not in " ".join(launch.argv)
+    assert llamacpp.create().launch(spec, 1).api_key != launch.api_key
+
+
+def test_llamacpp_names_every_adapter_in_every_request(spec: EngineSpec) -> None:
+    engine = llamacpp.create()
+    assert engine.fields("b", spec) == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]}
+    assert engine.fields(None, spec) == {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]}
+    assert engine.fields(None, changed(spec, adapters=())) == {}
+    with pytest.raises(UserError, match=r"no adapter is called 'c'.*a, b"):
+        engine.fields("c", spec)
+
+
+def test_llamacpp_refuses_what_is_not_there(spec: EngineSpec, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no option 'treads'.*threads"):
+        llamacpp.create().launch(changed(spec, options={"treads": 2}), 1)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "gone.gguf"))):
+        llamacpp.create().launch(changed(spec, adapters=(("x", tmp_path / "gone.gguf"),)), 1)
+
+
+def test_llamacpp_gauges_and_reason() -> None:
+    text = "# TYPE x gauge\nllamacpp:requests_processing 2\nllamacpp:requests_deferred 5\n"
+    gauges = llamacpp.create().gauges(text)
+    assert (gauges.running, gauges.waiting, gauges.kv_used) == (2.0, 5.0, None)
+    log = (
+        "0.00.001.000 E old: an error of an earlier start\n"
+        "pilothouse: starting llama.cpp\n"
+        "0.00.003.095 E gguf_init_from_reader: invalid magic characters: '# Wo', expected 'GGUF'\n"
+        "0.00.003.213 I srv init: loading\n"
+        "0.00.003.267 E srv    load_model: failed to load model, '/x/m.gguf'\n"
+        "0.00.003.558 E srv          init: exiting due to model loading error\n"
+        "RuntimeError: Failed to init server, please check the input params.\n"
+    )
+    reason = llamacpp.create().reason(log)
+    assert reason == "invalid magic characters: '# Wo', expected 'GGUF'; failed to load model, '/x/m.gguf'"
+    raised = "pilothouse: starting llama.cpp\nTraceback\nRuntimeError: Failed to init server\n"
+    assert llamacpp.create().reason(log + raised) == "Failed to init server"
+    assert llamacpp.create().reason("all is well\n") == ""
+
+
+def test_remote_takes_url_and_key_from_its_options(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_KEY", " sk-theirs \n")
+    options = {"url": "https://models.example.com/team/v1/", "key_env": "THEIR_KEY", "model": "big-70b"}
+    there = changed(spec, adapters=(), options=options)
+    launch = remote.create().launch(there, 1)
+    assert (launch.argv, launch.url, launch.api_key) == ((), "https://models.example.com/team", "sk-theirs")
+    assert remote.create().fields(None, there) == {"model": "big-70b"}
+    assert remote.create().fields(None, changed(there, options={"url": "http://x"})) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "needs option 'url'"),
+        ({"url": 3}, "needs option 'url'"),
+        ({"url": "ftp://x"}, "not an http"),
+        ({"url": "http://x", "key": "sk-1"}, "no option 'key'.*key_env"),
+        ({"url": "http://x", "key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is empty or not set"),
+    ],
+)
+def test_remote_refuses_options_it_cannot_use(spec: EngineSpec, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        remote.create().launch(changed(spec, adapters=(), options=options), 1)
+
+
+def test_remote_cannot_have_adapters(spec: EngineSpec) -> None:
+    with pytest.raises(UserError, match=r"cannot load adapters \(a, b\)"):
+        remote.create().launch(changed(spec, options={"url": "http://x"}), 1)
