@@ -60,7 +60,6 @@ def test_a_blocked_request_is_answered_well_formed_and_never_asked(stream: bool)
 @pytest.mark.parametrize(
     "message",
     [
-        {"role": "system", "content": f"say {SECRET}"},
         {"role": "assistant", "content": f"I say {SECRET}"},
         {"role": "USER", "content": SECRET},
         {"role": "user", "content": [{"type": "text", "text": f"say {SECRET}"}]},

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Place = tuple[dict[str, Any], str]
 """A text in the request: the object that holds it, and its key."""
 
+_TRUSTED_ROLES = ("system", "developer")
+
 
 def parse(body: bytes, routes: Mapping[str, Route]) -> tuple[dict[str, Any], Route]:
     """The request and its route; ApiError for anything that no engine could answer."""
@@ -52,11 +54,14 @@ def parse(body: bytes, routes: Mapping[str, Route]) -> tuple[dict[str, Any], Rou
 def texts(messages: list[dict[str, Any]]) -> tuple[list[Place], tuple[str, ...]]:
     """Every text of a request, and the kinds of its parts that are no text, which no detector can read.
 
-    Every role is read: a caller writes the system and assistant messages too, and could hide an attack there.
+    Every role is read but the application's own (system, developer): those speak of instructions by right, and what
+    comes from outside does not stand there. Assistant messages are read: a caller can put words into them.
     """
     found: list[Place] = []
     unread: dict[str, None] = {}
     for message in messages:
+        if message["role"] in _TRUSTED_ROLES:
+            continue
         content = message.get("content")
         if isinstance(content, str):
             found.append((message, "content"))
