@@ -66,8 +66,9 @@ class LlamaCpp:
             "pilothouse.serve.engines._llamacpp_process",
             msgspec.json.encode(settings).decode(),
         )
-        # OpenMP threads that spin starve each other on a busy machine: 0.3–1.8 tok/s were seen (shared facts, engines).
-        env = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(threads)}
+        # Waiting threads spin a little, then sleep. Endless spinning starves a busy machine (0.3–1.8 tok/s, shared facts); none
+        # at all pays a wake-up for each of an adapter's 840 small operations a token (docs/decisions.md, 20).
+        env = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": str(threads)}
         # With a key that nobody else knows, no process of this machine can walk round the gateway and its guard.
         key = secrets.token_urlsafe(24)
         return Launch(argv, f"http://127.0.0.1:{port}", {**env, "PILOTHOUSE_ENGINE_KEY": key}, key)
