@@ -66,8 +66,8 @@ class LlamaCpp:
             "pilothouse.serve.engines._llamacpp_process",
             msgspec.json.encode(settings).decode(),
         )
-        # Waiting threads spin a little, then sleep. Endless spinning starves a busy machine (0.3–1.8 tok/s were seen); none
-        # at all pays a wake-up for each of an adapter's 840 small operations a token (docs/decisions.md, 20).
+        # Waiting threads spin a little, then sleep. Endless spinning starves a busy machine (0.3–1.8 tok/s were seen);
+        # none pays a wake-up for each of an adapter's 840 small operations a token (docs/decisions.md, 20).
         env = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": str(threads)}
         # With a key that nobody else knows, no process of this machine can walk round the gateway and its guard.
         key = secrets.token_urlsafe(24)
