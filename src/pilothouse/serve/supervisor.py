@@ -176,6 +176,20 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def check_port(host: str, port: int) -> None:
+    """UserError when somebody listens there already: said before the work, not after it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            raise UserError(
+                f"port {port} cannot be used ({os.strerror(e.errno or 0).lower()})",
+                where=f"{host}:{port}",
+                fix="End what listens there, or choose another with --port.",
+            ) from None
+
+
 def end_orphans(folder: Path) -> list[str]:
     """End engines that a killed Pilothouse left behind in `folder`; says what it ended.
 

@@ -40,7 +40,7 @@ def serve_release(
     from pilothouse.core.errors import UserError
     from pilothouse.release import record
     from pilothouse.release.serving import Served, Serving
-    from pilothouse.serve.supervisor import free_port
+    from pilothouse.serve.supervisor import check_port, free_port
     from pilothouse.ui.cli.console_process import ConsoleProcess
     from pilothouse.ui.cli.progress import Terminal
 
@@ -57,9 +57,10 @@ def serve_release(
     if release.verdict != "ship" and serve.public:
         raise UserError("an unshipped release is never served publicly", where="pilothouse.yaml: serve.public")
     keys = _keys(serve.keys_env)
+    bound = (serve.port if port is None else port) or free_port()
+    check_port(serve.host, bound)
     assets = {role: store.asset(release.digests[role]) for role in ("base", "adapter", "prompt", "policy")}
     progress = Terminal()
-    bound = (serve.port if port is None else port) or free_port()
     stop = _on_signals(signal.SIGTERM, signal.SIGINT)
     with ConsoleProcess(store, f"http://{serve.host}:{bound}/metrics") as console:
         progress.begin("starting the engine")
