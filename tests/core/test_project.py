@@ -53,7 +53,8 @@ def test_a_gate_needs_exactly_one_bound(tmp_path: Path) -> None:
 
 
 def test_the_pick_must_be_a_candidate(tmp_path: Path) -> None:
-    assert "'big' is not among the candidates" in _load(tmp_path, GOOD.replace("model: small", "model: big"))
+    line = _load(tmp_path, GOOD.replace("model: small", "model: big"))
+    assert "'big' is not among the candidates" in line and "pilothouse.yaml:4: model" in line
 
 
 def test_broken_yaml_names_its_line(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def _plain(value: Any) -> Any:
 
 def _explain(error: ValidationError, raw: Any, file: Path) -> UserError:
     first = error.errors()[0]
-    loc = tuple(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    # A rule over the whole file begins with the key that it is about.
+    loc = tuple(first["loc"]) or tuple(word for word in message.split()[:1] if word in raw)
     key = ".".join(str(part) for part in loc) or "(whole file)"
     where = f"{file}:{_line(raw, loc)}: {key}"
     more = error.error_count() - 1
@@ -78,7 +80,6 @@ def _explain(error: ValidationError, raw: Any, file: Path) -> UserError:
         return UserError(f"unknown key {str(loc[-1])!r}", where=where, fix=f"{hint} {tail}")
     if first["type"] == "missing":
         return UserError("this key is required", where=where, fix=tail)
-    message = first["msg"].removeprefix("Value error, ")
     bad = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
     return UserError(f"{message[0].lower()}{message[1:]}{bad}", where=where, fix=tail)
 

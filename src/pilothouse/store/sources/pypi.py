@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.parser
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ from pilothouse.store.sources._base import Fetched
 _REFERENCE = re.compile(
     r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)(#(?P<file>.+))?"
 )
+_LAST_MB = 1_000_000
 _NO_NETWORK = re.compile(
     r"(?i)name resolution|failed to establish|connection (?:error|refused|reset|aborted)|max retries|timed? ?out"
     r"|network is unreachable|proxyerror|newconnectionerror|remote end closed"
@@ -99,7 +101,10 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
     wheel = next(into.glob("*.whl"), None)
     if process.returncode == 0 and wheel is not None:
         return wheel
-    raise _explain((into / "pip.log").read_text(encoding="utf-8", errors="replace"), requirement)
+    log = (into / "pip.log").read_text(encoding="utf-8", errors="replace")
+    if shutil.disk_usage(into).free < _LAST_MB:  # pip's log lies on the same disk and may end before it says so
+        log += "No space left"
+    raise _explain(log, requirement)
 
 
 def _explain(log: str, requirement: str) -> UserError:
