@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 from pydantic import BaseModel
 
 from pilothouse.core import registry
 from pilothouse.core.project.schema import Project
-from tests.e2e.conftest import Shipped
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
-
-
-def commands() -> list[tuple[str, str]]:
-    """(file, command) of every `$ pilothouse …` line in a console block."""
-    found = []
-    for doc in DOCS:
-        for block in re.findall(r"```console\n(.*?)```", doc.read_text(), re.S):
-            found += [(doc.name, line[2:]) for line in block.splitlines() if line.startswith("$ pilothouse ")]
-    return found
 
 
 def test_the_readme_tree_names_every_package_and_nothing_else() -> None:
@@ -66,13 +54,3 @@ def test_every_member_is_documented() -> None:
     for kind in ("sources", "loaders", "methods", "metrics", "probes", "detectors", "engines", "arrivals"):
         for name in registry.modules(kind):
             assert f"`{name}`" in text, f"docs/members.md does not name the {kind[:-1]} {name}"
-
-
-@pytest.mark.model
-@pytest.mark.timeout(1800)
-def test_every_command_of_the_docs_runs(shipped: Shipped) -> None:
-    assert len(commands()) > 10
-    for doc, command in commands():
-        done = shipped.run(*shlex.split(command)[1:])
-        assert done.returncode == 0, f"{doc}: {command}\n{done.stderr[-1500:]}"
-        assert done.stdout.strip(), f"{doc}: {command} printed nothing"

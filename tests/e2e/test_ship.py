@@ -41,7 +41,7 @@ def test_every_stage_left_measures_with_their_n(shipped: Shipped) -> None:
         assert reports[stage]["measures"], stage
         assert reports[stage]["summary"].strip(), stage
     for report in reports.values():
-        for measure in report["measures"]:
+        for measure in report.get("measures", []):
             assert measure.get("method"), measure
             assert measure.get("n", 0) > 0 or measure["value"] is None or measure["unit"] != "share", measure
     families = {m["name"] for m in reports["redteam"]["measures"] if re.fullmatch(r"redteam\.asr_\w+\.on", m["name"])}
@@ -64,7 +64,8 @@ def test_a_second_ship_finds_every_run_and_starts_no_engine(shipped: Shipped) ->
     again = shipped.run("ship", "examples/airline", "--json")
     assert again.returncode == shipped.code
     assert json.loads(again.stdout)["id"] == json.loads(shipped.stdout)["id"]
-    assert again.stderr.count("found a finished run") == 11 and "starting the engine" not in again.stderr
+    said = " ".join(again.stderr.split())
+    assert said.count("found a finished run") == 11 and "starting the engine" not in said
     assert time.monotonic() - began < 60
 
 
@@ -123,7 +124,7 @@ def test_ctrl_c_during_tuning_then_the_same_command_goes_on_from_the_checkpoint(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
-    while not any(list(run.glob("checkpoint-*")) for run in set(runs.glob("tune-*")) - before):
+    while not any(list(run.rglob("checkpoint-*")) for run in set(runs.glob("tune-*")) - before):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

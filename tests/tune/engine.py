@@ -31,7 +31,7 @@ def serving(model: Path, log: Path, adapter: Path | None = None, context: int = 
         process = subprocess.Popen(launch.argv, env={**os.environ, **launch.env}, stdout=out, stderr=out)
     try:
         _wait(f"{launch.url}/health", process, log)
-        yield Endpoint(launch.url, "m", extra=engine.fields("tuned" if adapter else None, spec))
+        yield Endpoint(launch.url, "m", launch.api_key, extra=engine.fields("tuned" if adapter else None, spec))
     finally:
         process.terminate()
         try:

@@ -127,7 +127,9 @@ def test_smollm2_is_read_token_by_token_as_llama_cpp_reads_it(smollm2: Path, tmp
 
         def ask(path: str, body: dict[str, Any]) -> Any:
             request = urllib.request.Request(
-                endpoint.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+                endpoint.url + path,
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.api_key}"},
             )
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)

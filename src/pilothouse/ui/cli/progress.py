@@ -15,7 +15,7 @@ class Terminal:
     """A core.progress.Progress on stderr, so that stdout stays for results and JSON."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._label, self._done = "", 0
