@@ -28,7 +28,7 @@ from pilothouse.core.client import chat_request, run
 from pilothouse.core.records import Endpoint
 from pilothouse.core.wire import Pool, exchange, target
 from pilothouse.measure.null_server import NullServer, Timetable
-from pilothouse.serve.supervisor import free_port
+from pilothouse.serve.ports import free_port
 
 TABLE = Timetable(ttft_ms=2.0, itl_ms=2.0, tokens=24)
 STREAMS = 32

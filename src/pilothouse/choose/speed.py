@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from pilothouse.choose.base import Facts, Speed
 from pilothouse.choose.fit import kv_bytes, weight_bytes
+from pilothouse.core.machine import cores
 from pilothouse.core.records import Measure
 
 _ARRAY = 96 << 20  # bytes in all, three quarters read from and written to outside any cache we have met
@@ -22,18 +22,18 @@ def bandwidth(*, seconds: float = _SECONDS) -> Measure:
     The best, because the figure bounds what is possible; a copy disturbed by a neighbour says nothing of that. low and
     high are the least and the greatest copy seen.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = _ARRAY // cores // 8
-    pairs = [(np.ones(each), np.zeros(each)) for _ in range(cores)]
+    count = cores()
+    each = _ARRAY // count // 8
+    pairs = [(np.ones(each), np.zeros(each)) for _ in range(count)]
     rates: list[float] = []
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(count) as pool:
         ends = time.perf_counter() + seconds
         while time.perf_counter() < ends or len(rates) < 3:
             start = time.perf_counter()
             # numpy's copy releases the interpreter's lock, so the cores copy side by side.
             list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), pairs))
-            rates.append(2 * 8 * each * cores / (time.perf_counter() - start) / 1e9)
-    method = f"best of {len(rates)} copies of {_ARRAY >> 20} MiB on {cores} core(s); interval: least and greatest copy"
+            rates.append(2 * 8 * each * count / (time.perf_counter() - start) / 1e9)
+    method = f"best of {len(rates)} copies of {_ARRAY >> 20} MiB on {count} core(s); interval: least and greatest copy"
     return Measure(
         "choose.bandwidth", max(rates), "GB/s", min(rates), max(rates), len(rates), method, label="memory bandwidth"
     )

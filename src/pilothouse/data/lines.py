@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from pilothouse.core.errors import UserError
-from pilothouse.data.base import Bad, Source
+from pilothouse.core.messages import Message
+from pilothouse.data.base import Bad, Loaded, Reject, Source, build
 
 
 def text(source: Source) -> Iterator[tuple[int, str]]:
@@ -80,3 +81,16 @@ def tags(record: dict[str, Any]) -> tuple[str, ...]:
 def _kind(value: Any) -> str:
     names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object", str: "a string"}
     return names.get(type(value), "null")
+
+
+def rows(source: Source, turns: Callable[[dict[str, Any]], list[Message]], *, field: str) -> Iterator[Loaded | Reject]:
+    """Each line's row by what `turns` reads of its object, with its id, group and tags; or why it is none."""
+    for line, record in objects(source):
+        try:
+            row = build(
+                turns(record), field=field, id=label(record, "id"), group=label(record, "group"), tags=tags(record)
+            )
+        except Bad as e:
+            yield e.at(source, line)
+        else:
+            yield Loaded(line, row)

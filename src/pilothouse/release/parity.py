@@ -19,12 +19,13 @@ import msgspec
 from pilothouse.core import client, digest
 from pilothouse.core.client import Completion, Job
 from pilothouse.core.errors import UserError
+from pilothouse.core.machine import cores
 from pilothouse.core.messages import Row, with_system
 from pilothouse.core.project.schema import Parity
 from pilothouse.core.records import Asset, Endpoint, Outcome
 from pilothouse.release.parity_report import Compared, report
 from pilothouse.store.runs import Context
-from pilothouse.tune.libraries import cores, ready
+from pilothouse.tune.libraries import ready
 from pilothouse.tune.rows import prompt_ids
 from pilothouse.tune.run import load_model, load_tokenizer
 

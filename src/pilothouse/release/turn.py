@@ -7,6 +7,7 @@ an endpoint and not at all when every run is already there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,17 +86,17 @@ class Turn:
             "weights": self.output("unpack", "weights"),
             "trained": self.output("tune", "adapter"),
         }
-        return decide(self.store, self.project, self.served(), self.runs, made_of)
+        return decide(self.store, self.project, self.served, self.runs, made_of)
 
     # assets that come straight from the project file
 
-    @property
+    @cached_property
     def prompt(self) -> Asset:
         """The system prompt as an asset."""
         text = self.project.system_prompt.encode()
         return self.store.add_asset("prompt", self.project.project, {"system.txt": text}, origin="pilothouse.yaml")
 
-    @property
+    @cached_property
     def policy(self) -> Asset:
         """The guard's policy, with the handbook's text, as an asset."""
         guard, files = self.project.guard, dict[str, Path | bytes]()
@@ -233,7 +234,7 @@ class Turn:
             arms = {"base": Endpoint(url, f"{name}-base"), "tuned": Endpoint(url, name)}
             return run(ctx, settings, rows.read(self.store, dataset, "test"), arms)
 
-        return self._execute("evaluate", self._served_with(settings), self.served().assets | {"dataset": dataset}, step)
+        return self._execute("evaluate", self._served_with(settings), self.served.assets | {"dataset": dataset}, step)
 
     def _parity(self) -> runs.Run:
         from pilothouse.release.parity import run
@@ -246,7 +247,7 @@ class Turn:
             items = rows.read(self.store, dataset, "dev")
             return run(ctx, settings, weights, adapter, items, self.project.system_prompt, endpoint)
 
-        inputs = self.served().assets | {"dataset": dataset, "weights": weights, "trained": adapter}
+        inputs = self.served.assets | {"dataset": dataset, "weights": weights, "trained": adapter}
         return self._execute("parity", self._served_with(settings), inputs, step)
 
     def _guard(self) -> runs.Run:
@@ -275,7 +276,7 @@ class Turn:
             canaries = msgspec.json.decode(self.store.read(dataset, "canaries.json"))
             return run(ctx, settings, endpoints, self.project.system_prompt, canaries)
 
-        return self._execute("redteam", self._served_with(settings), self.served().assets | {"dataset": dataset}, step)
+        return self._execute("redteam", self._served_with(settings), self.served.assets | {"dataset": dataset}, step)
 
     def _measure(self) -> runs.Run:
         from pilothouse.measure.run import run
@@ -288,8 +289,9 @@ class Turn:
             return run(ctx, settings, self.project.use.slo, prompts, endpoint)
 
         both = {**self._served_with(settings), "slo": self.project.use.slo.model_dump(mode="json")}
-        return self._execute("measure", both, self.served().assets | {"dataset": dataset}, step)
+        return self._execute("measure", both, self.served.assets | {"dataset": dataset}, step)
 
+    @cached_property
     def served(self) -> Served:
         """What stands behind the endpoint: exactly this is evaluated, attacked, measured and released."""
         serve, use = self.project.serve, self.project.use
@@ -306,12 +308,12 @@ class Turn:
         """Where the model answers, with or without its guard; starts the engine when it does not run yet."""
         if self._serving is None:
             self.progress.begin("starting the engine")
-            self._serving = Serving(self.served(), self.store, note=self.progress.note)
+            self._serving = Serving(self.served, self.store, note=self.progress.note)
             self.progress.end()
         return self._serving.url(guarded=guarded)
 
     def _served_with(self, settings: Any) -> dict[str, Any]:
-        return {"settings": settings.model_dump(mode="json"), "served": self.served().engine}
+        return {"settings": settings.model_dump(mode="json"), "served": self.served.engine}
 
 
 def _existing(path: Path, key: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pilothouse.core.client import chat
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
 from pilothouse.serve.base import Engine, EngineSpec, Launch
+from pilothouse.serve.ports import free_port
 
 READY_TIMEOUT_S = 300.0
 REMOTE_TIMEOUT_S = 20.0
@@ -167,27 +167,6 @@ class Supervisor:
             f.seek(max(0, log.stat().st_size - 20_000))
             tail = f.read().decode(errors="replace")
         return self.engine.reason(tail) or "its log says nothing"
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def check_port(host: str, port: int) -> None:
-    """UserError when somebody listens there already: said before the work, not after it."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((host, port))
-        except OSError as e:
-            raise UserError(
-                f"port {port} cannot be used ({os.strerror(e.errno or 0).lower()})",
-                where=f"{host}:{port}",
-                fix="End what listens there, or choose another with --port.",
-            ) from None
 
 
 def end_orphans(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from pilothouse.core import digest
 from pilothouse.core.errors import UserError
+from pilothouse.core.machine import cores
 from pilothouse.core.progress import Progress
 from pilothouse.core.records import Asset, Outcome, Report
 from pilothouse.core.redact import RedactingFormatter, mask
@@ -268,7 +269,7 @@ def machine() -> dict[str, str]:
             continue
     return {
         "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,

@@ -36,11 +36,6 @@ def ready(purpose: str, *libraries: str) -> None:
     hf.disable_progress_bar()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def bf16_is_fast(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Has the CPU bf16 arithmetic (AVX-512 or AMX)? Without it bf16 is emulated and slower than fp32."""
     if not cpuinfo.exists():

@@ -13,13 +13,14 @@ import msgspec
 
 from pilothouse.core import registry
 from pilothouse.core.errors import UserError
+from pilothouse.core.machine import cores
 from pilothouse.core.messages import Row
 from pilothouse.core.project.schema import Tune
 from pilothouse.core.records import Asset, Outcome
 from pilothouse.store import rows as store_rows
 from pilothouse.store.runs import Context
 from pilothouse.tune import checkpoints, report
-from pilothouse.tune.libraries import bf16_is_fast, cores, ready
+from pilothouse.tune.libraries import bf16_is_fast, ready
 from pilothouse.tune.rows import Encoded, encode, rendered
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pilothouse.core.messages import Message, Role
 from pilothouse.data import lines
-from pilothouse.data.base import Bad, Loaded, Reject, Source, build
+from pilothouse.data.base import Bad, Loaded, Reject, Source
 
 ROLES = ("system", "user", "assistant")
 
@@ -17,19 +17,7 @@ class JsonlChat:
 
     def rows(self, source: Source) -> Iterator[Loaded | Reject]:
         """Each row of the file, or why it is none."""
-        for line, record in lines.objects(source):
-            try:
-                row = build(
-                    _turns(record),
-                    field="messages",
-                    id=lines.label(record, "id"),
-                    group=lines.label(record, "group"),
-                    tags=lines.tags(record),
-                )
-            except Bad as e:
-                yield e.at(source, line)
-            else:
-                yield Loaded(line, row)
+        return lines.rows(source, _turns, field="messages")
 
 
 def _turns(record: dict[str, Any]) -> list[Message]:

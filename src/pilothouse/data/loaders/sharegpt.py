@@ -7,7 +7,7 @@ from typing import Any
 
 from pilothouse.core.messages import Message, Role
 from pilothouse.data import lines
-from pilothouse.data.base import Bad, Loaded, Reject, Source, build
+from pilothouse.data.base import Bad, Loaded, Reject, Source
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -23,19 +23,7 @@ class ShareGpt:
 
     def rows(self, source: Source) -> Iterator[Loaded | Reject]:
         """Each row of the file, or why it is none."""
-        for line, record in lines.objects(source):
-            try:
-                row = build(
-                    _turns(record),
-                    field="conversations",
-                    id=lines.label(record, "id"),
-                    group=lines.label(record, "group"),
-                    tags=lines.tags(record),
-                )
-            except Bad as e:
-                yield e.at(source, line)
-            else:
-                yield Loaded(line, row)
+        return lines.rows(source, _turns, field="conversations")
 
 
 def _turns(record: dict[str, Any]) -> list[Message]:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.core.errors import UserError, need
+from pilothouse.core.machine import cores
 from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
 from pilothouse.serve.memory import check_memory
 
@@ -49,7 +50,7 @@ class LlamaCpp:
             if not file.is_file():
                 raise UserError("no such file", where=str(file))
         check_memory(spec)
-        threads = int(spec.options.get("threads") or len(os.sched_getaffinity(0)))
+        threads = int(spec.options.get("threads") or cores())
         settings = {
             "model": str(spec.model),
             "alias": spec.alias,

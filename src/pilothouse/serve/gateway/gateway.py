@@ -22,6 +22,7 @@ from pilothouse.serve.gateway.proxy import pass_on
 from pilothouse.serve.gateway.record import Recorder
 from pilothouse.serve.gateway.routes import Backend, Route
 from pilothouse.serve.gateway.upstream import Patience, Pool, UpstreamFault
+from pilothouse.serve.ports import unusable
 
 if TYPE_CHECKING:
     from pilothouse.guard.policy import InputDecision, Policy
@@ -74,11 +75,7 @@ class Gateway:
                 backlog=_BACKLOG,
             )
         except OSError as e:
-            raise UserError(
-                f"port {port} cannot be used ({e.strerror or e})",
-                where=f"{host}:{port}",
-                fix="End what listens there, or choose another with --port.",
-            ) from None
+            raise unusable(host, port, e) from None
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self, drain_s: float = 10.0) -> None:

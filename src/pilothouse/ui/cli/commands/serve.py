@@ -40,7 +40,7 @@ def serve_release(
     from pilothouse.core.errors import UserError
     from pilothouse.release import record
     from pilothouse.release.serving import Served, Serving
-    from pilothouse.serve.supervisor import check_port, free_port
+    from pilothouse.serve.ports import check_port, free_port
     from pilothouse.ui.cli.console_process import ConsoleProcess
     from pilothouse.ui.cli.progress import Terminal
 

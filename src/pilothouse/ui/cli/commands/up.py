@@ -15,7 +15,7 @@ from pilothouse.ui.cli.stage import PROJECT
 def command(project: Path, port: int | None) -> None:
     """A release that its gates held back is served too, on loopback only and with its verdict shown."""
     from pilothouse.core.project import load_project
-    from pilothouse.serve.supervisor import check_port
+    from pilothouse.serve.ports import check_port
     from pilothouse.store.store import Store
     from pilothouse.ui.cli.commands.serve import serve_release
     from pilothouse.ui.cli.commands.ship import turn
