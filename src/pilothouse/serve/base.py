@@ -1,16 +1,40 @@
-"""What an engine must be: how it is launched, asked for an adapter, and read. `engines/` holds one file each."""
+"""What an engine must be: how it is launched, asked for an adapter, and read. `engines/` holds one file each.
+
+Every engine is asked in OpenAI's protocol. One that does not speak it is launched with a thin front of its own
+(`engines/_openai_front.py`) that does, in a process of its own, so that the gateway knows one protocol only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Format = Literal["gguf", "hf", "none"]
+"""What a model and its adapters must lie as: GGUF files, Hugging Face folders (config.json and safetensors; PEFT's
+adapter_config.json), or nothing at all: the service has them."""
+
+CAPABILITIES = (
+    "streaming",
+    "logprobs",
+    "tools",
+    "structured_output",
+    "adapters",
+    "hot_adapters",
+    "prefix_cache",
+    "embeddings",
+)
+"""hot_adapters: loaded and unloaded while it runs. The rest are what a request may ask for."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What to serve. adapters: (name, file) in load order. context: tokens a request; streams: requests at a time."""
+    """What to serve. model and adapters (name, path) lie in the engine's `format`, adapters in load order.
+
+    context: tokens a request may hold. streams: requests at a time. options: `serve.options` of the project, the
+    engine's own. needs: capabilities that the project cannot do without.
+    """
 
     model: Path
     alias: str
@@ -18,6 +42,7 @@ class EngineSpec:
     context: int = 2048
     streams: int = 4
     options: Mapping[str, Any] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -32,12 +57,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to start (argv empty: none, the engine runs elsewhere) and the URL it will answer at."""
+    """A process to start (argv empty: none, the engine runs elsewhere) and the URL it will answer at.
+
+    metrics: where its figures are ('': `url`/metrics). patience_s: how long its first answer may take.
+    """
 
     argv: tuple[str, ...]
     url: str
     env: Mapping[str, str] = field(default_factory=dict)
     api_key: str = ""
+    metrics: str = ""
+    patience_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +79,12 @@ class Gauges:
     kv_used: float | None = None
 
 
-CAPABILITIES = ("streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache")
-
-
 class Engine(Protocol):
-    """Knowledge of one engine. It starts nothing itself."""
+    """Knowledge of one engine. It starts nothing and asks nothing itself."""
+
+    @property
+    def format(self) -> Format:
+        """What it reads."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -68,8 +99,19 @@ class Engine(Protocol):
     def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
         """Fields that a request's body must carry to be answered with that adapter (None: the base model)."""
 
+    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request as this engine wants it, where it differs from OpenAI's form (most: the same object)."""
+
+    def adapter_call(self, verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
+        """Path and body of the POST that loads or unloads an adapter while it runs; None: it needs a restart."""
+
     def gauges(self, metrics: str) -> Gauges:
-        """Load, from the text of the engine's own /metrics."""
+        """Load, from the text of the engine's own figures."""
 
     def reason(self, log: str) -> str:
         """Why it ended, in one line, from the end of its log ('' when the log does not tell)."""
+
+
+def no_adapter_call(verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
+    """For engines that cannot: `adapter_call = staticmethod(no_adapter_call)`."""
+    return None
