@@ -27,7 +27,10 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSpec:
 
 def changed(spec: EngineSpec, **fields: Any) -> EngineSpec:
     return EngineSpec(
-        **{**{f: getattr(spec, f) for f in ("model", "alias", "adapters", "context", "streams", "options")}, **fields}
+        **{
+            **{f: getattr(spec, f) for f in ("model", "alias", "adapters", "context", "streams", "options", "needs")},
+            **fields,
+        }
     )
 
 
@@ -114,3 +117,24 @@ def test_remote_refuses_options_it_cannot_use(spec: EngineSpec, options: dict[st
 def test_remote_cannot_have_adapters(spec: EngineSpec) -> None:
     with pytest.raises(UserError, match=r"cannot load adapters \(a, b\)"):
         remote.create().launch(changed(spec, options={"url": "http://x"}), 1)
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "remote"])
+def test_what_a_project_needs_and_an_engine_has_not_is_said_at_launch(name: str, spec: EngineSpec) -> None:
+    engine = registry.create("engines", name)
+    options = {"url": "http://x"} if name == "remote" else {}
+    with pytest.raises(UserError, match=f"engine {name} cannot do what this project needs: hot adapters"):
+        needs = frozenset({"hot_adapters", "streaming"})
+        engine.launch(changed(spec, adapters=(), options=options, needs=needs), 1)
+    assert engine.adapter_call("load", "a", spec.model) is None
+    body: dict[str, Any] = {"messages": []}
+    assert engine.rewrite(body) is body
+
+
+def test_remote_lacks_what_its_options_say(spec: EngineSpec) -> None:
+    there = changed(spec, adapters=(), options={"url": "http://x", "lacks": ["logprobs"]}, needs=frozenset({"tools"}))
+    assert remote.create().launch(there, 1).url == "http://x"
+    with pytest.raises(UserError, match="cannot do what this project needs: logprobs"):
+        remote.create().launch(changed(there, needs=frozenset({"logprobs"})), 1)
+    with pytest.raises(UserError, match=r"'logprob' is not possible.*One of: embeddings, logprobs"):
+        remote.create().launch(changed(there, options={"url": "http://x", "lacks": ["logprob"]}), 1)

@@ -8,17 +8,18 @@ import secrets
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from pilothouse.core.errors import UserError, need
 from pilothouse.core.machine import cores
-from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.engines._options import Option, check_needs, read_options
 from pilothouse.serve.memory import check_memory
 
 NEEDS = {"xllamacpp": "llamacpp"}
-_OPTIONS = {"threads"}
+OPTIONS = (Option("threads", int, None, "Threads that generate; default: every core this process may use.", low=1),)
 STARTING = "pilothouse: starting llama.cpp"
 
 
@@ -26,7 +27,11 @@ STARTING = "pilothouse: starting llama.cpp"
 class LlamaCpp:
     """Knowledge of llama.cpp's server (docs: tools/server/README.md of llama.cpp)."""
 
-    capabilities = frozenset({"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache"})
+    format: ClassVar[Format] = "gguf"
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache"}
+    )
+    adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:
         """xllamacpp carries llama.cpp with it, so installed means runnable."""
@@ -39,18 +44,13 @@ class LlamaCpp:
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """A Python process that runs the server. Option `threads`: default every core this process may use."""
         need("xllamacpp", "llamacpp", "the llama.cpp engine")
-        unknown = sorted(set(spec.options) - _OPTIONS)
-        if unknown:
-            raise UserError(
-                f"engine llamacpp has no option {unknown[0]!r}",
-                where="pilothouse.yaml: serve.options",
-                fix=f"It has: {', '.join(sorted(_OPTIONS))}.",
-            )
+        given = read_options("llamacpp", spec.options, OPTIONS)
+        check_needs("llamacpp", self.capabilities, spec)
         for file in (spec.model, *(path for _, path in spec.adapters)):
             if not file.is_file():
                 raise UserError("no such file", where=str(file))
         check_memory(spec)
-        threads = int(spec.options.get("threads") or cores())
+        threads = given["threads"] or cores()
         settings = {
             "model": str(spec.model),
             "alias": spec.alias,
@@ -80,6 +80,10 @@ class LlamaCpp:
         if adapter is not None and adapter not in names:
             raise UserError(f"no adapter is called {adapter!r}", fix=f"Loaded: {', '.join(names) or 'none'}.")
         return {"lora": [{"id": i, "scale": float(name == adapter)} for i, name in enumerate(names)]} if names else {}
+
+    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
+        """As it is."""
+        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """`llamacpp:requests_processing` and `llamacpp:requests_deferred`."""

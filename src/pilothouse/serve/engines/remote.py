@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pilothouse.core.errors import UserError
-from pilothouse.core.wire import target
-from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.engines import _attached
+from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 
-_WHERE = "pilothouse.yaml: serve.options"
-_OPTIONS = ("url", "key_env", "model")
+_CAN = frozenset({"streaming", "logprobs", "tools", "structured_output", "embeddings"})
+OPTIONS = (
+    Option("url", str, None, "Address of the service, with or without a final /v1. Required."),
+    Option("key_env", str, None, "Environment variable that holds the key to the service."),
+    Option("model", str, None, "The service's own name for the model, where it differs from ours."),
+    Option("lacks", list, (), "What the protocol has and this service has not.", choices=tuple(sorted(_CAN))),
+)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Knowledge of a service behind a URL. Options: `url` (required), `key_env`, `model` (its own name for it)."""
+    """Knowledge of a service behind a URL."""
 
-    # What the protocol has; whether the service has it too shows when it is asked.
-    capabilities = frozenset({"streaming", "logprobs", "tools", "structured_output"})
+    format: ClassVar[Format] = "none"
+    # What the protocol has. What the service lacks of it, option `lacks` says.
+    capabilities: ClassVar[frozenset[str]] = _CAN
+    adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:
         """Nothing needs to be installed; whether it answers is seen at the start."""
-        return Check("OpenAI protocol", True)
+        return Check("OpenAI protocol", True, install="nothing to install: set serve.options.url")
+
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        """The capabilities without those that option `lacks` names."""
+        return self.capabilities - set(read_options("remote", spec.options, OPTIONS)["lacks"])
 
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """No process: the URL, and the key that `key_env` names."""
-        unknown = sorted(set(spec.options) - set(_OPTIONS))
-        if unknown:
-            fix = f"It has: {', '.join(_OPTIONS)}."
-            raise UserError(f"engine remote has no option {unknown[0]!r}", where=_WHERE, fix=fix)
-        for name in _OPTIONS:
-            value = spec.options.get(name, "")
-            if not isinstance(value, str) or (name == "url" and not value):
-                what = f"engine remote needs option {name!r} as text, got {value!r}"
-                raise UserError(what, where=_WHERE, fix="For example: url: https://models.example.com")
-        if spec.adapters:
-            names = ", ".join(name for name, _ in spec.adapters)
-            what = f"engine remote cannot load adapters ({names})"
-            raise UserError(what, where=_WHERE, fix="Load the adapter there, or serve with engine llamacpp.")
-        url = str(spec.options["url"])
-        target(url)  # an address that cannot be used is said before anything waits for it
-        return Launch((), url.rstrip("/").removesuffix("/v1"), api_key=_key(str(spec.options.get("key_env", ""))))
+        given = read_options("remote", spec.options, OPTIONS)
+        check_needs("remote", self.can(spec), spec)
+        url = _attached.base_url("remote", given["url"])
+        return Launch((), url, api_key=_attached.key_of(given["key_env"]), patience_s=20.0)
 
     def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
         """The service's own name for the model, where it differs from ours."""
         if adapter is not None:
-            raise UserError(f"engine remote cannot choose adapter {adapter!r}", where=_WHERE)
+            raise UserError(f"engine remote cannot choose adapter {adapter!r}", where=WHERE)
         return {"model": spec.options["model"]} if spec.options.get("model") else {}
+
+    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
+        """As it is."""
+        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """Unknown: the protocol has no figures."""
@@ -57,16 +60,6 @@ class Remote:
     def reason(self, log: str) -> str:
         """There is no log here."""
         return ""
-
-
-def _key(variable: str) -> str:
-    if not variable:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        what = f"environment variable {variable} is empty or not set"
-        raise UserError(what, where=f"{_WHERE}.key_env", fix=f"For example: export {variable}=…")
-    return key
 
 
 def create() -> Remote:
