@@ -6,7 +6,7 @@ A shape names the fields whose type we know; further fields (an engine's own) ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -63,6 +63,29 @@ def needs_schema(field: str, other: str) -> dict[str, Any]:
     """The same rule for the schema."""
     without = {"properties": {field: {"type": "null"}}}
     return {"anyOf": [without, {"properties": {other: {"const": True}}, "required": [other]}]}
+
+
+def foreign(asked: Mapping[str, Any], fields: Iterable[str], path: str) -> None:
+    """Refuse fields of the chat form in another: passed on they would write over what this form's own fields say."""
+    for field in fields:
+        if field in asked:
+            raise invalid(f"{field}: it is no field of {path}")
+
+
+def foreign_schema(fields: Iterable[str]) -> dict[str, Any]:
+    """The same rule for the schema."""
+    return {"properties": dict.fromkeys(fields, False)}
+
+
+def further(asked: Mapping[str, Any], shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """What a request holds besides the fields of its shape: an engine's own, passed on as it is."""
+    known = shape.__struct_encode_fields__
+    return {name: value for name, value in asked.items() if name not in known}
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _readable(error: str, where: str) -> str:

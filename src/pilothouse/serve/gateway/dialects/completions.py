@@ -36,7 +36,7 @@ class CompletionRequest(Struct, kw_only=True):
     prompt: Annotated[Any, Meta(extra_json_schema=PROMPT_SCHEMA)]
     suffix: str | None = None
     echo: bool | None = None
-    best_of: Annotated[Any, Meta(extra_json_schema={"enum": [1, None]})] = None
+    best_of: Annotated[int | None, Meta(extra_json_schema={"enum": [1, None]})] = None
     n: Answers | None = None
     max_tokens: Tokens | None = None
     temperature: Temperature | None = None
@@ -108,7 +108,7 @@ class Completions:
         """The same object once its shape is checked."""
         request = convert(asked, CompletionRequest)
         kind_of(request.prompt, "prompt")
-        if request.best_of is not None and (isinstance(request.best_of, bool) or request.best_of != 1):
+        if request.best_of not in (None, 1):
             raise unsupported("best_of", "answers are not drawn and thrown away here; ask for n answers and choose")
         needs(asked, "stream_options", "stream")
         return asked

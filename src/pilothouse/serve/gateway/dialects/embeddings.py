@@ -21,7 +21,7 @@ class EmbeddingRequest(Struct, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     user: str | None = None
-    stream: Annotated[Any, Meta(extra_json_schema={"enum": [False, None]})] = None
+    stream: Annotated[bool | None, Meta(extra_json_schema={"enum": [False, None]})] = None
 
 
 class Embeddings:
@@ -38,7 +38,7 @@ class Embeddings:
             texts = [request.input] if isinstance(request.input, str) else request.input
             if "" in texts:
                 raise invalid("input: an empty text has no embedding")
-        if request.stream not in (None, False):
+        if request.stream:
             raise unsupported("stream", "embeddings come whole")
         return asked
 
