@@ -74,21 +74,20 @@ def to_chat(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _messages(message: UserMessage | AssistantMessage | SystemMessage) -> list[dict[str, Any]]:
-    match message:
-        case SystemMessage(content):
-            return [{"role": "system", "content": _joined(content)}]
-        case UserMessage(str() as content):
-            return [{"role": "user", "content": content}]
-        case AssistantMessage(str() as content):
-            return [{"role": "assistant", "content": content}]
-        case UserMessage(blocks):
-            results = [_result(b) for b in blocks if isinstance(b, ToolResultBlock)]
-            said = [b for b in blocks if not isinstance(b, ToolResultBlock)]
-            return [*results, {"role": "user", "content": _content(said)}] if said else results
-    return [_assistant(message.content)]
+    if isinstance(message, SystemMessage):
+        return [{"role": "system", "content": _joined(message.content)}]
+    if isinstance(message, AssistantMessage):
+        said_before = message.content
+        return [{"role": "assistant", "content": said_before} if isinstance(said_before, str) else _turn(said_before)]
+    content = message.content
+    if isinstance(content, str):
+        return [{"role": "user", "content": content}]
+    results = [_result(b) for b in content if isinstance(b, ToolResultBlock)]
+    said = [b for b in content if isinstance(b, TextBlock | ImageBlock)]
+    return [*results, {"role": "user", "content": _content(said)}] if said else results
 
 
-def _assistant(blocks: list[TextBlock | ThinkingBlock | ToolUseBlock]) -> dict[str, Any]:
+def _turn(blocks: list[TextBlock | ThinkingBlock | ToolUseBlock]) -> dict[str, Any]:
     """One turn: what was thought, said and called. Our own answers may say it in several blocks; they join."""
     said = [b.text for b in blocks if isinstance(b, TextBlock)]
     thought = [b.thinking for b in blocks if isinstance(b, ThinkingBlock)]

@@ -1,4 +1,6 @@
-"""What `/v1/messages` takes. Hints about caching are heard and need nothing: engines reuse prefixes by themselves."""
+"""What `/v1/messages` takes. Hints about caching are heard and need nothing: engines reuse prefixes by themselves.
+So are tiers of service: there is one.
+"""
 
 from __future__ import annotations
 
