@@ -270,8 +270,8 @@ def test_without_a_good_traceparent_a_trace_begins_here(trace: str, collector: C
     assert any(other.span_id) and other.span_id != one.span_id
 
 
-def test_a_trace_id_that_the_gateway_began_is_kept(collector: Collector) -> None:
-    (span,) = sent(collector, altered(trace="4bf92f3577b34da6a3ce929d0e0e4736"))
+def test_a_trace_that_the_gateway_began_has_its_id_and_no_parent(collector: Collector) -> None:
+    (span,) = sent(collector, altered(trace=f"00-4bf92f3577b34da6a3ce929d0e0e4736-{0:016x}-01"))
     assert span.trace_id.hex() == "4bf92f3577b34da6a3ce929d0e0e4736" and span.parent_span_id == b""
 
 

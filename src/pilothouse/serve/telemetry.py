@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _QUEUE = 8192  # spans; about 4 kB each without text
 _CLOSE_S = 5.0
 _OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
+_BEGUN_HERE = re.compile(r"00-([0-9a-f]{32})-0{16}-01")  # the gateway's own trace: there is no parent
 _ADDRESS = re.compile(r"(?:\w+://)?([^/@]+@)?(\[[0-9a-fA-F:]+\]|[\w.-]+):(\d+)(?:/|$)")
 
 
@@ -43,7 +44,7 @@ def open_spans(
     """Spans to where OpenTelemetry's own variables point, else None.
 
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is a full URL, OTEL_EXPORTER_OTLP_ENDPOINT one that `/v1/traces` is added to;
-    `file:PATH` writes JSON lines instead. The SDK reads its other variables (headers, sampler, resource, limits).
+    `file:PATH` means JSON lines. The SDK reads its other variables itself (headers, sampler, resource, limits).
     """
     off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     full, base = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -128,7 +129,8 @@ class Spans:
                 self.dropped += 1
                 self._say("more spans than can be sent; what does not fit the queue is dropped and counted")
                 return
-            self._ids.span, self._ids.trace = exchange.span, exchange.trace  # a trace id alone: begun here
+            begun = _BEGUN_HERE.fullmatch(exchange.trace)
+            self._ids.span, self._ids.trace = exchange.span, begun[1] if begun else ""
             parent: Context = self._extract({"traceparent": exchange.trace})
             span = self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes, start_time=start)
             if not span.is_recording():
