@@ -280,19 +280,12 @@ def _ids() -> Any:
         span = trace = ""
 
         def generate_span_id(self) -> int:
-            return _id(self.span, 16) or super().generate_span_id()
+            return int(self.span, 16) if self.span else super().generate_span_id()
 
         def generate_trace_id(self) -> int:
-            return _id(self.trace, 32) or super().generate_trace_id()
+            return int(self.trace, 16) if self.trace else super().generate_trace_id()
 
     return Ids()
-
-
-def _id(text: str, digits: int) -> int:
-    try:
-        return int(text, 16) if len(text) == digits else 0
-    except ValueError:
-        return 0
 
 
 def _resource() -> Any:
