@@ -77,11 +77,11 @@ def _items(given_input: Any) -> list[Item]:
     if isinstance(given_input, str):
         return [MessageItem("user", given_input)]
     if not isinstance(given_input, list) or not given_input:
-        raise invalid("input: expected text or a list with at least one item")
+        raise invalid("input", "expected text or a list with at least one item")
     typed = []
     for i, item in enumerate(given_input):
         if not isinstance(item, dict):
-            raise invalid(f"input[{i}]: expected `object`")
+            raise invalid(f"input[{i}]", "expected `object`")
         if item.get("type") == "item_reference":
             raise unsupported(f"input[{i}]", _NOTHING_KEPT)
         if item.get("encrypted_content") is not None:
@@ -179,7 +179,7 @@ def _tools(request: ResponseRequest) -> tuple[list[dict[str, Any]] | None, Any]:
     if isinstance(choice, Allowed):
         names = {t.name for t in choice.tools}
         if missing := names - {t.name for t in tools or ()}:
-            raise invalid(f"tool_choice.tools: tools has none called {', '.join(sorted(missing))}")
+            raise invalid("tool_choice.tools", f"tools has none called {', '.join(sorted(missing))}")
         return [_tool(t) for t in tools or () if t.name in names], choice.mode
     if isinstance(choice, OneFunction):
         return [_tool(t) for t in tools or ()], {"type": "function", "function": {"name": choice.name}}

@@ -38,25 +38,25 @@ def convert(value: Any, shape: type[T], where: str = "") -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as e:
-        raise invalid(_readable(str(e), where)) from None
+        raise invalid(*_readable(str(e), where)) from None
     except RecursionError:
-        raise invalid("the body is nested too deeply") from None
+        raise invalid(where, "it is nested too deeply") from None
 
 
-def invalid(message: str) -> ApiError:
-    """What a request that cannot be answered gets."""
-    return ApiError(400, "invalid_request", message)
+def invalid(field: str, why: str) -> ApiError:
+    """What a request gets whose field ('': the whole body) is not what it must be."""
+    return ApiError(400, "invalid_request", f"{field or 'the body'}: {why}", param=field or None)
 
 
 def unsupported(field: str, why: str) -> ApiError:
     """A field of the form that is well-formed and still cannot be done here."""
-    return ApiError(400, "unsupported_value", f"{field}: {why}")
+    return ApiError(400, "unsupported_value", f"{field}: {why}", param=field)
 
 
 def needs(asked: Mapping[str, Any], field: str, other: str) -> None:
     """`field` only says something when `other` is true; alone it would be dropped in silence, so it is refused."""
     if asked.get(field) is not None and asked.get(other) is not True:
-        raise invalid(f"{field}: it needs {other}: true")
+        raise invalid(field, f"it needs {other}: true")
 
 
 def needs_schema(field: str, other: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def foreign(asked: Mapping[str, Any], fields: Iterable[str], path: str) -> None:
     """Refuse fields of the chat form in another: passed on they would write over what this form's own fields say."""
     for field in fields:
         if field in asked:
-            raise invalid(f"{field}: it is no field of {path}")
+            raise invalid(field, f"it is no field of {path}")
 
 
 def foreign_schema(fields: Iterable[str]) -> dict[str, Any]:
@@ -88,11 +88,9 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _readable(error: str, where: str) -> str:
-    """'Expected `int`, got `str` - at `$.n`' → 'n: expected `int`, got `str`'."""
+def _readable(error: str, where: str) -> tuple[str, str]:
+    """'Expected `int`, got `str` - at `$.n`' → the field and what is wrong with it."""
     what, _, path = error.partition(" - at ")
     path = path.strip("`").removeprefix("$").removeprefix(".")
-    if path.startswith("key in"):
-        path = "a key"
-    joined = f"{where}{'' if path.startswith('[') or not (where and path) else '.'}{path}"
-    return f"{joined}: {what[0].lower()}{what[1:]}" if joined else f"the body: {what[0].lower()}{what[1:]}"
+    dot = "" if path.startswith("[") or not (where and path) else "."
+    return f"{where}{dot}{path}", f"{what[0].lower()}{what[1:]}"

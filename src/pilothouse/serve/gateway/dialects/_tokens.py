@@ -29,7 +29,7 @@ def kind_of(prompt: Any, field: str) -> Literal["text", "tokens"]:
             return "text"
         if _ids(prompt) or all(isinstance(p, list) and p and _ids(p) for p in prompt):
             return "tokens"
-    raise invalid(f"{field}: expected text, a list of texts, a list of token ids, or a list of such lists")
+    raise invalid(field, "expected text, a list of texts, a list of token ids, or a list of such lists")
 
 
 def _ids(tokens: list[Any]) -> bool:

@@ -52,7 +52,7 @@ class Chat:
             if isinstance(content, list):
                 _parts(content, i)
             elif content is None and message["role"] == "assistant" and not _calls(message):
-                raise invalid(f"messages[{i}]: an assistant message needs content or tool_calls")
+                raise invalid(f"messages[{i}]", "an assistant message needs content or tool_calls")
         return asked
 
     def texts(self, body: dict[str, Any]) -> tuple[list[Place], tuple[str, ...]]:
@@ -81,9 +81,9 @@ def _parts(content: list[dict[str, Any]], message: int) -> None:
     for j, part in enumerate(content):
         kind = part.get("type")
         if not isinstance(kind, str):
-            raise invalid(f"messages[{message}].content[{j}].type: expected `str`")
+            raise invalid(f"messages[{message}].content[{j}].type", "expected `str`")
         if kind == "text" and not isinstance(part.get("text"), str):
-            raise invalid(f"messages[{message}].content[{j}].text: expected `str`")
+            raise invalid(f"messages[{message}].content[{j}].text", "expected `str`")
 
 
 def _calls(message: dict[str, Any]) -> bool:

@@ -37,7 +37,7 @@ class Embeddings:
         if kind_of(request.input, "input") == "text":
             texts = [request.input] if isinstance(request.input, str) else request.input
             if "" in texts:
-                raise invalid("input: an empty text has no embedding")
+                raise invalid("input", "an empty text has no embedding")
         if request.stream:
             raise unsupported("stream", "embeddings come whole")
         return asked
