@@ -280,10 +280,10 @@ def _ids() -> Any:
         span = trace = ""
 
         def generate_span_id(self) -> int:
-            return int(self.span, 16) if self.span else super().generate_span_id()
+            return int(self.span or "0", 16) or super().generate_span_id()
 
         def generate_trace_id(self) -> int:
-            return int(self.trace, 16) if self.trace else super().generate_trace_id()
+            return int(self.trace or "0", 16) or super().generate_trace_id()
 
     return Ids()
 
