@@ -33,7 +33,7 @@ class EngineSpec:
     """What to serve. model and adapters (name, path) lie in the engine's `format`, adapters in load order.
 
     context: tokens a request may hold. streams: requests at a time. options: `serve.options` of the project, the
-    engine's own. needs: capabilities that the project cannot do without.
+    engine's own. needs: capabilities that the project cannot do without. replicas: how many like it share this machine.
     """
 
     model: Path
@@ -43,6 +43,7 @@ class EngineSpec:
     streams: int = 4
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class Engine(Protocol):
     def capabilities(self) -> frozenset[str]:
         """Which of CAPABILITIES it has."""
 
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        """Which of its capabilities it has with these options."""
+
     def check(self) -> Check:
         """Installed? Which version? Can it run here?"""
 
@@ -100,7 +104,7 @@ class Engine(Protocol):
         """Fields that a request's body must carry to be answered with that adapter (None: the base model)."""
 
     def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request as this engine wants it, where it differs from OpenAI's form (most: the same object)."""
+        """The request as this engine wants it. Most speak OpenAI's form: `rewrite = staticmethod(as_it_is)`."""
 
     def adapter_call(self, verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
         """Path and body of the POST that loads or unloads an adapter while it runs; None: it needs a restart."""
@@ -115,3 +119,8 @@ class Engine(Protocol):
 def no_adapter_call(verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
     """For engines that cannot: `adapter_call = staticmethod(no_adapter_call)`."""
     return None
+
+
+def as_it_is(body: dict[str, Any]) -> dict[str, Any]:
+    """For engines that speak OpenAI's form: `rewrite = staticmethod(as_it_is)`. The gateway then does not even ask."""
+    return body

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +18,45 @@ import msgspec
 from pilothouse.core.client import chat
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
-from pilothouse.serve.base import Engine, EngineSpec, Launch
+from pilothouse.core.wire import Pool, exchange, target
+from pilothouse.serve import orphans, warden
+from pilothouse.serve.base import Engine, EngineSpec, Gauges, Launch
 from pilothouse.serve.ports import free_port
 
-READY_TIMEOUT_S = 300.0
 REMOTE_TIMEOUT_S = 20.0
 _QUICK_S = 30.0
 _QUICK_DEATHS = 5
 _BACKOFF_S = 0.5
 _BACKOFF_CAP_S = 15.0
 _LOG_LIMIT = 8 << 20
+_SCRAPE_S = 1.0
+_SILENT_S = 120.0
+"""An engine whose process lives but that has told nothing of itself for so long hangs: it is started again."""
 
 
 class Supervisor:
-    """One engine process. `ready` is set while it answers; `url` is where. `on_event` gets one line per change."""
+    """One engine process. `ready` is set while it answers; `url` is where. `on_event` gets one line per change,
+    `on_change` is called whenever one of these has changed."""
 
-    def __init__(self, engine: Engine, spec: EngineSpec, folder: Path, on_event: Callable[[str], None]) -> None:
-        self.engine, self.spec, self.folder, self.on_event = engine, spec, folder, on_event
+    def __init__(
+        self,
+        engine: Engine,
+        spec: EngineSpec,
+        folder: Path,
+        on_event: Callable[[str], None],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine, self.spec, self.folder, self.on_event, self.on_change = engine, spec, folder, on_event, on_change
         self.ready = asyncio.Event()
         self.url, self.api_key, self.restarts, self.failure = "", "", 0, ""
+        self.gauges = Gauges()
+        self.pid: int | None = None
+        """The engine's process id, while there is one."""
+        self._metrics = ""
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
         # One note a supervisor: two Pilothouses may serve the same project at once (`ship` beside `serve`).
         self._note = folder / f"engine-{os.getpid()}-{id(self):x}.pid"
-
-    @property
-    def pid(self) -> int | None:
-        """The engine's process id, while there is one."""
-        return self._process.pid if self._process and self._process.returncode is None else None
 
     @property
     def alias(self) -> str:
@@ -58,41 +70,72 @@ class Supervisor:
     async def start(self) -> None:
         """Start and wait for the first real answer; UserError with the engine's own reason when it cannot."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for line in end_orphans(self.folder):
+        for line in orphans.end(self.folder):
             self.on_event(line)
         await self._launch()
         if self._process is not None:
-            self._watch = asyncio.create_task(self._keep_alive())
+            self._tasks.append(asyncio.create_task(self._keep_alive()))
+        if self._metrics:
+            self._tasks.append(asyncio.create_task(self._scrape()))
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """SIGTERM, up to drain_s for streams in flight, then SIGKILL."""
-        self._stopping = True
         self.ready.clear()
-        if self._watch is not None:
-            self._watch.cancel()
+        self.on_change()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await task
+        self._tasks.clear()
         await self._end(drain_s)
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Make an adapter available: at once where the engine can, else by starting it again with it."""
+        if not path.exists():
+            raise UserError("no such adapter", where=str(path))
+        others = tuple(a for a in self.spec.adapters if a[0] != name)
+        await self._change_adapters("load", name, path, (*others, (name, path)))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take it away again."""
+        path = dict(self.spec.adapters).get(name)
+        if path is None:
+            raise UserError(f"no adapter is called {name!r}", fix=f"Loaded: {', '.join(n for n, _ in self.spec.adapters)}.")
+        await self._change_adapters("unload", name, path, tuple(a for a in self.spec.adapters if a[0] != name))
+
+    async def _change_adapters(self, verb: Any, name: str, path: Path, after: tuple[tuple[str, Path], ...]) -> None:
+        call = self.engine.adapter_call(verb, name, path)
+        if call is not None:
+            where, body = call
+            status, said = await self._post(where, body)
+            if status >= 300:
+                raise UserError(f"the engine cannot {verb} adapter {name!r}: {said}", where=str(path))
+        self.spec = replace(self.spec, adapters=after)
+        if call is None and self._process is not None:
+            for task in self._tasks[:1]:
+                task.cancel()
+            self.ready.clear()
+            self.on_change()
+            await self._end(5)
+            await self._launch()
+            self._tasks[0] = asyncio.create_task(self._keep_alive())
+        self.on_change()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+        to, content = target(self.url), msgspec.json.encode(body)
+        head = f"POST {to.path}{path} HTTP/1.1\r\nHost: {to.authority}\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {self.api_key}\r\nContent-Length: {len(content)}\r\n\r\n"
+        pool = Pool(to)
+        raw = await exchange(pool, head.encode() + content, timeout_s=120)
+        pool.close()
+        return raw.status or 599, raw.error or raw.body[:300].decode("utf-8", "replace")
 
     async def _launch(self) -> None:
         launch = self.engine.launch(self.spec, free_port())
         self.url, self.api_key = launch.url, launch.api_key
+        self._metrics = launch.metrics or (f"{launch.url}/metrics" if launch.argv else "")
         if launch.argv:
-            log_file = self.folder / "engine.log"
-            if log_file.exists() and log_file.stat().st_size > _LOG_LIMIT:
-                log_file.replace(self.folder / "engine.log.1")
-            with log_file.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *launch.argv,
-                    env={**os.environ, **launch.env},
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            note = {"pid": self._process.pid, "started": _started(self._process.pid), "mark": launch.argv[2]}
-            note |= {"owner": os.getpid(), "owner_started": _started(os.getpid())}
-            self._note.write_bytes(msgspec.json.encode(note))
+            await self._spawn(launch)
         try:
             await self._answers(launch)
         except BaseException:
@@ -100,24 +143,49 @@ class Supervisor:
             raise
         self.failure = ""
         self.ready.set()
+        self.on_change()
+
+    async def _spawn(self, launch: Launch) -> None:
+        log_file = self.folder / "engine.log"
+        if log_file.exists() and log_file.stat().st_size > _LOG_LIMIT:
+            log_file.replace(self.folder / "engine.log.1")
+        with log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-S",
+                str(Path(warden.__file__)),
+                *launch.argv,
+                env={**os.environ, **launch.env},
+                stdin=asyncio.subprocess.PIPE,  # the warden ends when this closes, however we end
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        told = await self._process.stdout.readline()
+        self.pid = int(told) if told.strip() else None
+        if self.pid is not None:
+            orphans.note(self._note, self.pid)
 
     async def _answers(self, launch: Launch) -> None:
         """Until one token has been generated: a health page alone does not prove that it can."""
         endpoint = Endpoint(launch.url, self.spec.alias, launch.api_key)
-        body = self.engine.fields(None, self.spec)
-        patience = READY_TIMEOUT_S if self._process is not None else REMOTE_TIMEOUT_S
+        body = self.engine.rewrite({**self.engine.fields(None, self.spec)})
+        ask = [{"role": "user", "content": "Hi"}]
+        patience = launch.patience_s if self._process is not None else min(launch.patience_s, REMOTE_TIMEOUT_S)
         deadline, error = time.monotonic() + patience, ""
         while time.monotonic() < deadline:
             if self._process is not None and self._process.returncode is not None:
                 raise UserError(
-                    f"the engine ended while starting (exit code {self._process.returncode}): {self._reason()}",
+                    f"the engine ended while starting ({_said(self._process.returncode)}): {self._reason()}",
                     where=str(self.folder / "engine.log"),
                 )
-            answer = await chat(endpoint, [{"role": "user", "content": "Hi"}], max_tokens=1, timeout_s=60, **body)
+            answer = await chat(endpoint, ask, max_tokens=1, timeout_s=max(60.0, patience / 2), **body)
             if not answer.error:
                 return
             error = answer.error
-            if answer.status in (400, 401, 403, 404):
+            if answer.status in (400, 401, 403, 404, 422):
                 break
             await asyncio.sleep(0.1)
         raise UserError(f"the engine does not answer: {error}", where=launch.url)
@@ -131,7 +199,9 @@ class Supervisor:
             code = await self._process.wait()
             self.ready.clear()
             quick = quick + 1 if time.monotonic() - began < _QUICK_S else 1
-            self.failure = f"the engine ended (exit code {code}): {self._reason()}"
+            self.failure = f"the engine ended ({_said(code)}): {self._reason()}"
+            self.on_change()
+            await self._end(0)
             if quick > _QUICK_DEATHS:
                 self.on_event(f"{self.failure}; given up after {quick} quick ends in a row")
                 return
@@ -142,9 +212,41 @@ class Supervisor:
                 await self._launch()
             except UserError as e:
                 self.failure = e.line()
+                self.on_change()
                 continue
             self.restarts += 1
+            self.on_change()
             self.on_event(f"the engine answers again (restart {self.restarts})")
+
+    async def _scrape(self) -> None:
+        """What the engine says of its load, once a second; one that says nothing for long hangs and is ended."""
+        heard = time.monotonic()
+        while True:
+            await asyncio.sleep(_SCRAPE_S)
+            if not self.ready.is_set():
+                heard = time.monotonic()
+                continue
+            text = await self._figures()
+            if text is not None:
+                heard, self.gauges = time.monotonic(), self.engine.gauges(text)
+            elif time.monotonic() - heard > _SILENT_S and self.pid is not None:
+                self.on_event(f"the engine has been silent for {_SILENT_S:g} s: ended")
+                heard = time.monotonic()
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+
+    async def _figures(self) -> str | None:
+        at = self._metrics if "://" in self._metrics else ""
+        if not at:
+            return None
+        base, _, path = at.partition("://")[2].partition("/")
+        to = target(f"http://{base}")
+        key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
+        pool = Pool(to)
+        request = f"GET /{path} HTTP/1.1\r\nHost: {to.authority}\r\n{key}\r\n".encode()
+        raw = await exchange(pool, request, timeout_s=10)
+        pool.close()
+        return raw.body.decode("utf-8", "replace") if raw.status == 200 else None
 
     async def _end(self, drain_s: float) -> None:
         process = self._process
@@ -156,9 +258,18 @@ class Supervisor:
             try:
                 await asyncio.wait_for(process.wait(), max(drain_s, 0.1))
             except TimeoutError:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                orphans.kill_group(self.pid)
+                try:
+                    await asyncio.wait_for(process.wait(), 5)
+                except TimeoutError:
+                    with suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.returncode is None or process.returncode < 0:
+            orphans.kill_group(self.pid)  # what a killed warden could not clear
+        self.pid = None
         self._note.unlink(missing_ok=True)
 
     def _reason(self) -> str:
@@ -169,50 +280,9 @@ class Supervisor:
         return self.engine.reason(tail) or "its log says nothing"
 
 
-def end_orphans(folder: Path) -> list[str]:
-    """End engines that a killed Pilothouse left behind in `folder`; says what it ended.
-
-    Ids are used again, so a process is known by its id, its time of start and the module on its command line; and it is
-    left behind only when its owner, known in the same way, is gone.
-    """
-    said = []
-    for file in sorted(folder.glob("engine-*.pid")):
-        try:
-            note = msgspec.json.decode(file.read_bytes(), type=_Note)
-        except (msgspec.DecodeError, OSError):
-            file.unlink(missing_ok=True)  # cut off while it was written: its engine dies with its parent anyway
-            continue
-        if _started(note.owner) == note.owner_started:
-            continue
-        if _started(note.pid) == note.started and note.mark in _command_line(note.pid):
-            with suppress(ProcessLookupError):
-                os.kill(note.pid, signal.SIGKILL)
-                said.append(f"engine process {note.pid} was left behind: ended")
-        file.unlink(missing_ok=True)
-    return said
-
-
-class _Note(msgspec.Struct, frozen=True):
-    """Which process is whose. `started` in clock ticks since boot (proc(5), field 22)."""
-
-    pid: int
-    started: int
-    mark: str
-    owner: int
-    owner_started: int
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int:
-    """0 when there is no such process (a zombie is none), or no /proc to ask."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] == "Z" else int(fields[19])
+def _said(code: int) -> str:
+    """An exit code as people know it; 128 + n is a signal's (the warden says it so)."""
+    number = code - 128 if code > 128 else -code
+    if number > 0 and number in signal.valid_signals() and (code < 0 or code > 128):
+        return f"killed by {signal.Signals(number).name}"
+    return f"exit code {code}"

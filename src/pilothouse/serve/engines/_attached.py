@@ -70,9 +70,9 @@ def ask(url: str, path: str, key: str = "", *, body: Any = None, kind: type = di
     return value
 
 
-def refuse_launch_options(engine: str, given: Mapping[str, Any]) -> None:
-    """UserError for options that would need a start: with `url` nothing is started."""
-    extra = sorted(name for name, value in given.items() if value is not None and name not in ("url", "key_env"))
+def refuse_launch_options(engine: str, given: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
+    """UserError for options that would need a start: with `url` nothing is started. also: those that say something there."""
+    extra = sorted(name for name, value in given.items() if value is not None and name not in ("url", "key_env", *also))
     if extra:
         what = f"option {extra[0]!r} has no effect with option 'url': engine {engine} is not started here"
         raise UserError(what, where=WHERE, fix="Drop one of them.")

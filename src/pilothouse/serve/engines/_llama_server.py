@@ -1,14 +1,11 @@
 """llama.cpp's own `llama-server`: how to start one that is installed here, and is a running one fit for the project?
 
-Flags: `llama-server --help` (tools/server/README.md of llama.cpp). Run as a module, this file becomes that program:
-it asks to die with its parent first, which a foreign program would not do.
+Flags: `llama-server --help` (tools/server/README.md of llama.cpp).
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,8 @@ from typing import Any
 from pilothouse.core.errors import UserError
 from pilothouse.serve.base import EngineSpec
 from pilothouse.serve.engines import _attached
+from pilothouse.serve.engines._become import becoming
 from pilothouse.serve.engines._options import WHERE
-
-STARTING = "pilothouse: starting llama.cpp"
 
 
 def program(binary: str) -> str:
@@ -33,8 +29,7 @@ def program(binary: str) -> str:
 def argv(binary: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Command line for the settings that `_llamacpp_process` gives the embedded server. The key goes by environment."""
     s = settings
-    line = [sys.executable, "-m", "pilothouse.serve.engines._llama_server", str(s["parent"]), program(binary)]
-    line += ["--model", s["model"], "--alias", s["alias"], "--host", "127.0.0.1", "--port", str(s["port"])]
+    line = ["--model", s["model"], "--alias", s["alias"], "--host", "127.0.0.1", "--port", str(s["port"])]
     line += ["--ctx-size", str(s["context"] * s["streams"]), "--parallel", str(s["streams"])]
     line += ["--threads", str(s["threads"]), "--threads-batch", str(s["threads_batch"])]
     line += ["--batch-size", str(s["batch"]), "--ubatch-size", str(s["ubatch"])]
@@ -52,7 +47,7 @@ def argv(binary: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
                 raise UserError("llama-server takes no adapter whose path holds ',' or ':'", where=path, fix=fix)
         # Scale 0: an adapter speaks only when a request names it.
         line += ["--lora-scaled", ",".join(f"{path}:0.0" for path in s["adapters"])]
-    return tuple(line)
+    return becoming(program(binary), *line)
 
 
 def check_attached(url: str, key: str, spec: EngineSpec, *, embeddings: bool) -> None:
@@ -77,16 +72,3 @@ def check_attached(url: str, key: str, spec: EngineSpec, *, embeddings: bool) ->
     if embeddings:
         fix = "Start it with --embeddings --pooling mean."
         _attached.ask(url, "/v1/embeddings", key, body={"input": "x"}, fix=fix)
-
-
-def main() -> None:
-    """Become the program of the command line; argv: the parent's id, the program, its arguments."""
-    from pilothouse.serve.parent import die_with_parent
-
-    die_with_parent(int(sys.argv[1]))
-    print(STARTING, file=sys.stderr, flush=True)
-    os.execv(sys.argv[2], sys.argv[2:])
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from pilothouse.core.errors import UserError, need
 from pilothouse.core.machine import cores
 from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
 from pilothouse.serve.engines import _attached, _llama_server
+from pilothouse.serve.engines._become import STARTING
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 from pilothouse.serve.memory import check_memory
 
@@ -28,7 +29,7 @@ _POOLING = ("off", "mean", "cls", "last")
 # and take 132 MB less; one cache for all, ubatch 128 or 1,024, flash attention off, embeddings on: within 5 %. f16
 # stays the default because quantised values change near-ties, which parity would see.
 OPTIONS = (
-    Option("threads", int, None, "Threads that generate; default: every core this process may use.", low=1),
+    Option("threads", int, None, "Threads that generate; default: every core, shared among replicas.", low=1),
     Option("threads_batch", int, None, "Threads that read prompts; default: as many as generate.", low=1),
     Option("batch", int, 2048, "Tokens of prompts taken together.", low=1),
     Option("ubatch", int, None, "Tokens computed together; default 512, with embeddings the context.", low=1),
@@ -55,6 +56,7 @@ class LlamaCpp:
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache", "embeddings"}
     )
+    rewrites: ClassVar[bool] = False
     adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:
@@ -65,15 +67,20 @@ class LlamaCpp:
         except PackageNotFoundError:
             return Check(None, False, "xllamacpp is not installed", f"{install}, or set option binary or url")
 
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        """Embeddings only where they are switched on."""
+        given = read_options("llamacpp", spec.options, OPTIONS)
+        return self.capabilities - ({"embeddings"} if _pooling(spec, given) == "off" else set())
+
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """A Python process that runs the embedded server, a llama-server, or nothing where one runs already."""
         given = read_options("llamacpp", spec.options, OPTIONS)
-        check_needs("llamacpp", self.capabilities, spec)
-        pooling = given["embeddings"] or ("mean" if "embeddings" in spec.needs else "off")
+        pooling = _pooling(spec, given)
         if pooling == "off" and "embeddings" in spec.needs:
             raise UserError("this project needs embeddings", where=f"{WHERE}.embeddings", fix="Set it to mean.")
+        check_needs("llamacpp", self.can(spec), spec)
         if given["url"]:
-            _attached.refuse_launch_options("llamacpp", spec.options)
+            _attached.refuse_launch_options("llamacpp", spec.options, also=("embeddings",))
             url, key = _attached.base_url("llamacpp", given["url"]), _attached.key_of(given["key_env"])
             _llama_server.check_attached(url, key, spec, embeddings=pooling != "off")
             return Launch((), url, api_key=key, patience_s=20.0)
@@ -112,12 +119,16 @@ class LlamaCpp:
 
     def reason(self, log: str) -> str:
         """What llama.cpp marked first as an error since its last start, and the file it concerns; or the exception."""
-        last = log.rpartition(_llama_server.STARTING)[2]
+        last = log.rpartition(STARTING)[2]
         marked = re.findall(r"^[\d.]+ E \S+(?:\s+\w+)?: (.+)$", last, re.M)
         named = [line for line in marked if "failed to load" in line and "'" in line]
         raised = re.findall(r"^\w+(?:Error|Exception): (.+)$", last, re.M)
         lines = [*marked[:1], *named[:1]] or raised[-1:]
         return "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
+
+
+def _pooling(spec: EngineSpec, given: Mapping[str, Any]) -> str:
+    return str(given["embeddings"] or ("mean" if "embeddings" in spec.needs else "off"))
 
 
 def _settings(spec: EngineSpec, given: Mapping[str, Any], pooling: str, port: int) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def _settings(spec: EngineSpec, given: Mapping[str, Any], pooling: str, port: in
         what = f"cached values of type {values!r} need flash attention"
         raise UserError(what, where=f"{WHERE}.flash_attention", fix="Leave it out, or set kv_type_v to f16.")
     check_memory(spec)
-    threads = given["threads"] or cores()
+    threads = given["threads"] or max(1, cores() // spec.replicas)
     # A text whose embedding is asked for must be computed at once.
     ubatch = given["ubatch"] or (512 if pooling == "off" else max(512, spec.context))
     return {

@@ -26,6 +26,7 @@ class Remote:
     format: ClassVar[Format] = "none"
     # What the protocol has. What the service lacks of it, option `lacks` says.
     capabilities: ClassVar[frozenset[str]] = _CAN
+    rewrites: ClassVar[bool] = False
     adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:

@@ -1,98 +1,109 @@
-"""The engine's answer on its way to the client: whole, or chunk by chunk in the read callback."""
+"""The engine's answer where it has to be read: under guard, or for a caller who asked in another form than the engine's.
+
+Every answer becomes OpenAI's chat form, passes the guard, and becomes the caller's form again.
+"""
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilothouse.core.records import Finding
 from pilothouse.core.sse import SseParser
-from pilothouse.serve.gateway.chat import Ledger, decision
+from pilothouse.serve.gateway.call import Call
+from pilothouse.serve.gateway.dialect import Dialect
+from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.guarded import GuardedAnswer
 from pilothouse.serve.gateway.http import Reply
+from pilothouse.serve.gateway.relay import OVERHEAD_HEADER, look, texts
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 if TYPE_CHECKING:
     from pilothouse.guard.policy import Policy
 
-GUARD_HEADER = "x_pilothouse_guard"  # underscores become dashes on the wire
-_DONE = b"data: [DONE]\n\n"
-_KEPT = 16_384
-"""Chunks of an answer whose text is kept."""
-
-
-def event(data: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: %b\n\n" % msgspec.json.encode(data)
+GUARD_HEADER = "x_pilothouse_guard"
+_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class WholeAnswer:
     """Collects an answer, guards it, sends it."""
 
-    def __init__(self, reply: Reply, ledger: Ledger, policy: Policy | None) -> None:
-        self._reply, self._ledger, self._policy = reply, ledger, policy
-        self._status, self._parts = 0, list[bytes]()
+    begun = False
+
+    def __init__(self, reply: Reply, call: Call, policy: Policy | None, dialect: Dialect) -> None:
+        self._reply, self._call, self._policy, self._dialect = reply, call, policy, dialect
+        self.status, self.parts = 0, list[bytes]()
 
     def on_head(self, status: int, _: dict[str, str], __: Upstream) -> None:
         """The engine's status."""
-        self._status = status
+        self.status, self.parts = status, []
 
     def on_body(self, data: bytes) -> None:
         """A piece. No TTFT is noted: a caller who gets the answer whole has no first token."""
-        self._parts.append(data)
+        self.parts.append(data)
+        self._call.head = monotonic()
 
     def finish(self) -> None:
         """All is there."""
-        body, ledger = b"".join(self._parts), self._ledger
-        if self._status != 200:
-            self._reply.send(self._status, body)
+        body, call = b"".join(self.parts), self._call
+        if self.status != 200:
+            error = engine_error(self._dialect, self.status, body, call.id)
+            self._reply.send(self.status, error, **{OVERHEAD_HEADER: call.overhead()})
             return
-        try:
-            answer = msgspec.json.decode(body, type=dict[str, Any])
-        except msgspec.DecodeError as e:
-            raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
-        answer["model"] = ledger.request["model"]
+        answer = self._dialect.lift(_decode(body), streamed=False)
+        usage = answer.get("usage")
+        if isinstance(usage, dict):
+            call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
         headers: dict[str, str] = {}
-        ledger.usage = answer.get("usage") or {}
         if self._policy is not None:
             guarded = GuardedAnswer(self._policy)
             guarded.whole(answer)
-            ledger.note_output(guarded.findings, guarded.unscanned, blocked=guarded.blocked is not None)
+            call.note_output(guarded.findings, guarded.unscanned, blocked=guarded.blocked is not None)
             if guarded.blocked is not None:
-                answer["pilothouse"] = decision(ledger.id, guarded.blocked, "")
+                answer["pilothouse"] = decision(call.id, guarded.blocked, "")
                 headers[GUARD_HEADER] = guarded.blocked.detector
-        for choice in answer.get("choices") or []:
-            ledger.answer.append((choice.get("message") or {}).get("content") or "")
-        self._reply.send(200, msgspec.json.encode(answer), **headers)
+        choices = answer.get("choices") or [{}]
+        call.finish = choices[0].get("finish_reason") or ""
+        if call.keeps_text:
+            call.answer += texts(answer, "message")
+        out = msgspec.json.encode(self._dialect.whole(answer, call.asked, call.id))
+        self._reply.send(200, out, **headers, **{OVERHEAD_HEADER: call.overhead()})
 
 
 class StreamedAnswer:
-    """Hands chunks on as they come. Without a policy, only those with usage are opened."""
+    """Hands chunks on as they come, each guarded and in the caller's form."""
 
-    def __init__(self, reply: Reply, ledger: Ledger, policy: Policy | None) -> None:
-        self._reply, self._ledger = reply, ledger
+    def __init__(self, reply: Reply, call: Call, policy: Policy | None, dialect: Dialect) -> None:
+        self._reply, self._call, self._dialect = reply, call, dialect
         self._guarded = GuardedAnswer(policy) if policy is not None else None
-        self._parser, self._status = SseParser(), 0
+        self._out = dialect.stream(call.asked, call.id)
+        self._parser = SseParser()
+        self.begun, self.status, self.parts = False, 0, list[bytes]()
         self._upstream: Upstream | None = None
-        self._error, self._ended, self._refused = list[bytes](), False, False
-        self._wants_usage = bool((ledger.request.get("stream_options") or {}).get("include_usage"))
+        self._ended = self._refused = self._noted = False
         self._last: dict[str, Any] = {}
-        self._noted = False
 
     def on_head(self, status: int, _: dict[str, str], upstream: Upstream) -> None:
-        """A good status begins the stream; any other is collected and sent whole."""
-        self._status, self._upstream = status, upstream
-        if status == 200:
-            self._reply.begin(200)
+        """Nothing goes out before there is something to say: until then another engine can still be asked."""
+        self.status, self._upstream, self.parts = status, upstream, []
+        self._parser = SseParser()
 
     def on_body(self, data: bytes) -> None:
         """Bytes of events."""
-        if self._status != 200:
-            self._error.append(data)
+        if self.status != 200:
+            self.parts.append(data)
             return
-        out = [piece for e in self._parser.feed(data) if not self._refused and (piece := self._one(e.data))]
+        if not self.begun:
+            self._call.head = monotonic()
+        out = b"".join([piece for e in self._parser.feed(data) if not self._refused and (piece := self._one(e.data))])
         if out:
-            self._reply.write(b"".join(out))
+            if not self.begun:
+                self.begun = True
+                self._reply.begin(200, **{OVERHEAD_HEADER: self._call.overhead()})
+            self._reply.write(out)
+            self._call.last = monotonic()
         if self._refused:
             assert self._upstream is not None
             self._upstream.stop()
@@ -103,49 +114,58 @@ class StreamedAnswer:
 
     def finish(self) -> None:
         """The engine has ended its answer."""
-        if self._status != 200:
-            self._reply.send(self._status, b"".join(self._error))
+        call = self._call
+        if self.status != 200:
+            error = engine_error(self._dialect, self.status, b"".join(self.parts), call.id)
+            self._reply.send(self.status, error, **{OVERHEAD_HEADER: call.overhead()})
             return
+        if self._parser.pending and not self._refused:
+            raise UpstreamFault("the engine ended inside an event")
+        if not self.begun and not self._last:
+            raise UpstreamFault("the engine ended its answer without an event")
+        if not self.begun:  # the guard has held all of it back until now
+            self.begun = True
+            self._reply.begin(200, **{OVERHEAD_HEADER: call.overhead()})
         if not self._ended:
-            self._reply.write(self._tail() + _DONE)
+            self._reply.write(self._tail() + self._out.end())
         self.note()
         self._reply.end()
 
     def fail(self, code: str, message: str) -> None:
         """The engine broke off: say so inside the stream, and do not end it as if it were whole."""
         self.note()
-        self._reply.write(event({"error": {"message": message, "type": "server_error", "param": None, "code": code}}))
+        self._reply.write(self._out.fail(code, message))
         self._reply.end()
         self._reply.cut()
+
+    def note(self) -> None:
+        """Tell the call what the guard saw, once: at the end, or when the client leaves before it."""
+        if self._guarded is not None and not self._noted:
+            self._noted = True
+            blocked = self._guarded.blocked is not None
+            self._call.note_output(self._guarded.findings, self._guarded.unscanned, blocked=blocked)
 
     def _one(self, data: bytes) -> bytes:
         if data == b"[DONE]":
             self._ended = True
-            return self._tail() + _DONE
-        ledger = self._ledger
-        if self._guarded is None and b'"usage":{' not in data and b'"usage": {' not in data:
-            if ledger.first is None or ledger.keeps_text:
-                self._look(msgspec.json.decode(data))
-            return b"data: %b\n\n" % data
-        chunk = msgspec.json.decode(data)
+            return self._tail() + self._out.end()
+        chunk = _decode(data)
         if "error" in chunk:
-            return event(chunk)
-        if chunk.get("usage"):
-            self._ledger.usage = chunk["usage"]
-            if not chunk.get("choices") and not self._wants_usage:
-                return b""
-        chunk["model"] = self._ledger.request["model"]
-        if self._guarded is None:
-            self._look(chunk)
-            return event(chunk)
+            self._ended = True
+            return self._out.fail("engine_failed", _message(chunk))
+        chunk = self._dialect.lift(chunk, streamed=True)
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            self._call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
         self._last = chunk
-        send = self._guarded.chunk(chunk)
-        if self._guarded.blocked is not None:
-            return self._block(chunk)
-        if not send:
-            return b""
-        self._look(chunk)
-        return event(chunk)
+        if self._guarded is not None:
+            send = self._guarded.chunk(chunk)
+            if self._guarded.blocked is not None:
+                return self._block(chunk)
+            if not send:
+                return b""
+        look(self._call, chunk)
+        return self._out.chunk(chunk)
 
     def _tail(self) -> bytes:
         """What the guard still held although no chunk said that its choice was finished."""
@@ -154,34 +174,62 @@ class StreamedAnswer:
         chunk = {**self._last, "choices": self._guarded.rest()}
         chunk.pop("usage", None)
         if self._guarded.blocked is not None:
-            return self._block(chunk).removesuffix(_DONE)
+            return self._block(chunk, ends=False)
         if not chunk["choices"]:
             return b""
-        self._look(chunk)
-        return event(chunk)
+        look(self._call, chunk)
+        return self._out.chunk(chunk)
 
-    def _block(self, chunk: dict[str, Any]) -> bytes:
+    def _block(self, chunk: dict[str, Any], *, ends: bool = True) -> bytes:
         """The last events of a stream that a rule ended."""
         assert self._guarded is not None
         self._refused = self._ended = True
-        chunk["pilothouse"] = decision(self._ledger.id, self._guarded.blocked, "")
+        chunk["pilothouse"] = decision(self._call.id, self._guarded.blocked, "")
         chunk["choices"] = self._guarded.ending()
-        self._look(chunk)
-        return event(chunk) + _DONE
+        look(self._call, chunk)
+        return self._out.chunk(chunk) + (self._out.end() if ends else b"")
 
-    def note(self) -> None:
-        """Tell the ledger what the guard saw, once: at the end, or when the client leaves before it."""
-        if self._guarded is not None and not self._noted:
-            self._noted = True
-            blocked = self._guarded.blocked is not None
-            self._ledger.note_output(self._guarded.findings, self._guarded.unscanned, blocked=blocked)
 
-    def _look(self, chunk: dict[str, Any]) -> None:
-        """Time and text of what goes out. A chunk that only names the role brings no token (DESIGN 5)."""
-        ledger = self._ledger
-        for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or {}
-            if ledger.first is None and any(value for name, value in delta.items() if name != "role"):
-                ledger.token()
-            if ledger.keeps_text and len(ledger.answer) < _KEPT:
-                ledger.answer.append(delta.get("content") or "")
+def decision(request_id: str, finding: Finding | None, detector: str) -> dict[str, Any]:
+    """What a caller learns of a block: the guard's name, the category, the decision's id. Never the matched text."""
+    category = finding.category if finding else ""
+    return {"guard": finding.detector if finding else detector, "category": category, "decision_id": request_id}
+
+
+def refusal(call: Call, text: str, finding: Finding | None, detector: str) -> dict[str, Any]:
+    """A complete answer (or its only chunk) in chat form that says the refusal, with what blocked it."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, ("delta" if call.stream else "message"): message, "finish_reason": "content_filter"}
+    return {
+        "id": f"chatcmpl-{call.id}",
+        "object": "chat.completion.chunk" if call.stream else "chat.completion",
+        "created": int(call.at),
+        "model": call.model,
+        "choices": [choice],
+        **({} if call.stream else {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}),
+        "pilothouse": decision(call.id, finding, detector),
+    }
+
+
+def engine_error(dialect: Dialect, status: int, body: bytes, request_id: str) -> bytes:
+    """An engine's own error in the caller's form: what is wrong with a request the engine knows best."""
+    try:
+        said = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = {"error": {"message": body[:300].decode("utf-8", "replace")}}
+    error = said.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return dialect.error(ApiError(status, str(code or "engine_error"), _message(said)), request_id)
+
+
+def _message(said: dict[str, Any]) -> str:
+    error = said.get("error")
+    found = error.get("message") if isinstance(error, dict) else error
+    return str(found or said.get("message") or said.get("detail") or "the engine gives no reason")
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        return _any(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from time import time
 from urllib.parse import urlsplit
 
+from pilothouse.serve.gateway import shared as sh
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.http import Request
+from pilothouse.serve.gateway.limits import Key, digest
+
+NOBODY = Key(name="", digest="", row=sh.KEYS - 1)
+"""Who asks where no key is asked for."""
 
 
 class Access:
-    """The rules of one gateway. keys: caller's name → key; none: only this machine may ask, and without a key."""
+    """The rules of one gateway. No keys: only this machine may ask, and without a key.
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._keys = {name: key.encode() for name, key in keys.items()}
+    Keys are looked up by their digest: how long that takes tells nothing about a secret.
+    """
 
-    def caller(self, request: Request) -> str:
-        """The name behind the request's key ('' where none is asked for)."""
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self._keys = {key.digest: key for key in keys}
+
+    @property
+    def keyed(self) -> bool:
+        """Is a key asked for?"""
+        return bool(self._keys)
+
+    def caller(self, request: Request) -> Key:
+        """The key of a request (NOBODY where none is asked for). Anthropic's clients send it as `x-api-key`."""
         if not self._keys:
             _same_machine(request)
-            return ""
+            return NOBODY
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        name = self._name(given.strip()) if kind.lower() == "bearer" else None
-        if name is None:
+        secret = given.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "")
+        key = self._known(secret)
+        if key is None:
             raise ApiError(401, "invalid_api_key", "give a valid key as 'Authorization: Bearer KEY'")
-        return name
+        return key
 
     def page(self, request: Request) -> None:
         """May this request see the console? A browser gives the key as the password (RFC 7617); the name is free."""
@@ -37,18 +51,22 @@ class Access:
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         password = _password(given) if kind.lower() == "basic" else given.strip()
-        if self._name(password) is None:
+        if self._known(password) is None:
             raise ApiError(401, "invalid_api_key", "give a valid key as the password", ask_for="Basic")
 
-    def figures(self, request: Request) -> None:
+    def figures(self, request: Request, *, local: bool) -> None:
         """May this request read the metrics? This machine's processes always; others with a key."""
-        if self._keys and not request.local:
+        if self._keys and not local:
             self.caller(request)
 
-    def _name(self, given: str) -> str | None:
-        """Every key is compared, each in constant time."""
-        names = [name for name, key in self._keys.items() if hmac.compare_digest(key, given.encode())]
-        return names[0] if names else None
+    def _known(self, secret: str) -> Key | None:
+        key = self._keys.get(digest(secret)) if secret else None
+        return key if key is None or key.expires is None or key.expires > time() else None
+
+
+def plain_keys(pairs: Mapping[str, str], first_row: int = 0) -> list[Key]:
+    """Keys without limits from name → secret pairs (an environment variable), in memory's rows from `first_row` on."""
+    return [Key(name=n, digest=digest(s), row=first_row + i) for i, (n, s) in enumerate(pairs.items())]
 
 
 def loopback(host: str) -> bool:
@@ -63,12 +81,25 @@ def loopback(host: str) -> bool:
 
 def _same_machine(request: Request) -> None:
     """A web page may make a browser on this machine call us (DNS rebinding, cross-site requests): refuse both."""
-    host = urlsplit(f"//{request.headers.get('host', 'localhost')}").hostname or ""
+    host = request.headers.get("host", "localhost")
+    if host not in _LOCAL:
+        if not loopback(urlsplit(f"//{host}").hostname or ""):
+            raise _not_local()
+        if len(_LOCAL) < 64:
+            _LOCAL.add(host)
     origin = request.headers.get("origin")
-    if not loopback(host) or (origin is not None and not loopback(urlsplit(origin).hostname or "")):
-        raise ApiError(
-            403, "not_local", "a gateway without keys answers only this machine's own programs; set serve.keys_env"
-        )
+    if origin is not None and not loopback(urlsplit(origin).hostname or ""):
+        raise _not_local()
+
+
+_LOCAL: set[str] = set()
+"""Host headers found to be loopback's: the parse costs more than the rest of the check."""
+
+
+def _not_local() -> ApiError:
+    return ApiError(
+        403, "not_local", "a gateway without keys answers only this machine's own programs; set serve.keys_env"
+    )
 
 
 def _password(given: str) -> str:

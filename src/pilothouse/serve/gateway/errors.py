@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: status, type, code, message, and the request's id in the header."""
+"""Errors of the API: status, code, message. Each dialect gives them its own shape; OpenAI's is the default."""
 
 from __future__ import annotations
 
@@ -6,27 +6,44 @@ from typing import Any
 
 import msgspec
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+}
 
 
 class ApiError(Exception):
-    """An answer that is an error. `code` is for programs, `message` for people."""
+    """An answer that is an error. `code` is for programs, `message` for people, `param` the field that is wrong."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, retry_after_s: int | None = None, ask_for: str = ""
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        ask_for: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.param = status, code, message, param
         self.headers: dict[str, str] = {}
         if retry_after_s:
             self.headers["retry_after"] = str(retry_after_s)
         if ask_for:
             self.headers["www_authenticate"] = f'{ask_for} realm="pilothouse"'
 
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type`."""
+        return _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def encoded(self) -> bytes:
         """The object as JSON."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from time import monotonic
 from typing import cast
 from urllib.parse import unquote
 
@@ -13,18 +14,23 @@ import httptools
 
 HEAD_LIMIT = 32 * 1024
 _IDLE_S = 75.0
+_HEAD_S = 15.0
+_BODY_S = 60.0
+_UNREAD_S = 60.0
 _LINGER_S = 2.0
 _LINE = 32
 """About what a request has besides its URL, headers and body: method, version, line ends."""
+_PHRASES = {s.value: s.phrase.encode() for s in HTTPStatus}
+_NEVER = float("inf")
 
 
 class Request:
-    """One request, whole. Header names are lower case."""
+    """One request, whole. Header names are lower case. at: when its last byte was read (CLOCK_MONOTONIC)."""
 
-    __slots__ = ("body", "headers", "local", "method", "path", "raw_headers", "target", "version")
+    __slots__ = ("at", "body", "headers", "method", "path", "raw_headers", "target", "version")
 
     def __init__(self) -> None:
-        self.local = False
+        self.at = 0.0
         self.method, self.target, self.path, self.version = "", b"", "", "1.1"
         self.headers: dict[str, str] = {}
         self.raw_headers: list[tuple[bytes, bytes]] = []
@@ -46,17 +52,19 @@ class Reply:
         return self._connection.transport is None
 
     def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
-        """A whole answer."""
-        head = {"content-type": kind, "content-length": str(len(body)), **headers}
-        self._head(status, head, b"" if self._bodiless else body)
+        """A whole answer. Underscores of header names become dashes."""
+        self._connection.write(self._head(status, kind, headers, b"content-length: %d\r\n" % len(body)))
+        if body and not self._bodiless:
+            self._connection.write(body)
 
     def begin(self, status: int, kind: str = "text/event-stream", **headers: str) -> None:
         """The head of an answer whose length is not known yet."""
+        length = b"cache-control: no-cache\r\n"
         if self._chunked:
-            headers["transfer-encoding"] = "chunked"
+            length += b"transfer-encoding: chunked\r\n"
         else:  # HTTP/1.0: the end of the connection is the end of the body
             self._keep = False
-        self._head(status, {"content-type": kind, "cache-control": "no-cache", **headers})
+        self._connection.write(self._head(status, kind, headers, length))
 
     def write(self, data: bytes) -> None:
         """A piece of a streamed body."""
@@ -73,6 +81,11 @@ class Reply:
         self._keep = False
 
     @property
+    def local(self) -> bool:
+        """Is the client a process of this machine?"""
+        return self._connection.local
+
+    @property
     def congested(self) -> bool:
         """Does the client read more slowly than we write?"""
         return self._connection.congested
@@ -86,14 +99,19 @@ class Reply:
         """May the connection be used again?"""
         return self._keep
 
-    def _head(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    def _head(self, status: int, kind: str, headers: dict[str, str], length: bytes) -> bytes:
         self.started, self.status = True, status
         if self.request_id:
             headers["x-request-id"] = self.request_id
-        headers["connection"] = "keep-alive" if self._keep else "close"
-        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        head = f"HTTP/1.1 {status} {_phrase(status)}\r\n{lines}\r\n"
-        self._connection.write(head.encode("latin-1") + body)
+        more = "".join([f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()])
+        return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b%bconnection: %b\r\n\r\n" % (
+            status,
+            _PHRASES.get(status, b"Status"),
+            kind.encode("latin-1"),
+            length,
+            more.encode("latin-1"),
+            b"keep-alive" if self._keep else b"close",
+        )
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
@@ -110,10 +128,11 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[tuple[Request, bool] | int] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
+        self.deadline = _NEVER
         self._request, self._parts, self._size = Request(), list[bytes](), 0
-        self._head_size, self._told, self._untold, self._in_head = 0, 0, 0, False
-        self._refused = False
+        self._head_size, self._told, self._untold = 0, 0, 0
+        self._in_head = self._in_message = False
+        self._refused = self._paused = False
 
     @property
     def busy(self) -> bool:
@@ -135,22 +154,20 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        self._wait()
+        self.deadline = monotonic() + _IDLE_S
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._connections.discard(self)
         self.resume_writing()
-        if self._idle:
-            self._idle.cancel()
         if self._task:
             self._task.cancel()
 
     def pause_writing(self) -> None:
-        self.congested = True
+        self.congested, self.deadline = True, monotonic() + _UNREAD_S
 
     def resume_writing(self) -> None:
-        self.congested = False
+        self.congested, self.deadline = False, _NEVER if self._task else monotonic() + _IDLE_S
         go_on, self.go_on = self.go_on, None
         if go_on is not None:
             go_on()
@@ -177,7 +194,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._request, self._parts, self._size = Request(), [], 0
-        self._head_size, self._untold, self._in_head = 0, 0, True
+        self._head_size, self._untold, self._in_head, self._in_message = 0, 0, True, True
+        if self._task is None:
+            self.deadline = monotonic() + _HEAD_S
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
@@ -191,6 +210,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._request
         self._in_head, self._told = False, self._told + _LINE
+        if self._task is None:
+            self.deadline = monotonic() + _BODY_S
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
         request.path = unquote(request.target.partition(b"?")[0].decode("latin-1"))
@@ -211,11 +232,13 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._refused:
             return
-        self._request.body, self._parts = b"".join(self._parts), []
+        self._request.body, self._parts, self._in_message = b"".join(self._parts), [], False
+        self._request.at = monotonic()
         self._queue.append((self._request, self._parser.should_keep_alive()))
         if self._task is None:
             self._next()
         elif self.transport:
+            self._paused = True
             self.transport.pause_reading()  # a pipelining client waits until its first request is answered
 
     # answers
@@ -243,20 +266,18 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_S, self.close)
 
     def _next(self) -> None:
-        if self._idle:
-            self._idle.cancel()
         item = self._queue.popleft()
         if isinstance(item, int):
             body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
-            Reply(self, False).send(item, body % _phrase(item).encode())
+            Reply(self, False).send(item, body % _PHRASES[item])
             self._linger()
             return
         request, keep = item
+        self.deadline = _NEVER
         self._task = asyncio.get_running_loop().create_task(self._answer(request, keep))
 
     async def _answer(self, request: Request, keep: bool) -> None:
         reply = Reply(self, keep, chunked=request.version != "1.0", bodiless=request.method == "HEAD")
-        request.local = self.local
         try:
             await self._handler(request, reply)
         finally:
@@ -267,8 +288,10 @@ class Connection(asyncio.Protocol):
                 elif self._queue:
                     self._next()
                 else:
-                    self.transport.resume_reading()
-                    self._wait()
+                    self.deadline = monotonic() + (_UNREAD_S if self.congested else _IDLE_S)
+                    if self._paused:
+                        self._paused = False
+                        self.transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
         """No further bytes of this connection are understood: answer in turn, then close."""
@@ -284,20 +307,12 @@ class Connection(asyncio.Protocol):
         if self._head_size > HEAD_LIMIT:
             self._refuse(431)
 
-    def _wait(self) -> None:
-        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._timeout)
-
-    def _timeout(self) -> None:
-        if self._task is not None:
-            return
-        if self._in_head or self._parts:
-            self._refuse(408)
-        else:
+    def overdue(self) -> None:
+        """The deadline has passed (whoever listens looks at it now and then: a timer a request would cost more)."""
+        self.deadline = _NEVER
+        if self.congested:
             self.close()
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Status"
+        elif self._task is None and self._in_message:
+            self._refuse(408)
+        elif self._task is None:
+            self.close()

@@ -1,35 +1,156 @@
-"""The gateway's own figures in Prometheus' text format, with OpenTelemetry's GenAI words where they exist."""
+"""The gateway's own figures in Prometheus' text format: counted in shared memory, summed over processes when asked for.
+
+Edges of the histograms are vLLM's (vllm/v1/metrics/loggers.py), so that a dashboard made for it shows both; names
+follow OpenTelemetry's GenAI conventions where they exist.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-_TTFT = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
-_LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
-_OVERHEAD = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.015, 0.05)
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pilothouse.serve.gateway import shared as sh
+
+if TYPE_CHECKING:
+    from pilothouse.serve.gateway.routing.fleet import Fleet
+
+# fmt: off
+_TTFT = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
+_TPOT = (.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_LATENCY = (.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+_OVERHEAD = (.00005, .0001, .00015, .0002, .0003, .0005, .001, .002, .005, .015, .05, .25)
+# fmt: on
+HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
+    ("gen_ai_server_time_to_first_token_seconds", "TTFT, from the request's last byte to the first token out", _TTFT),
+    ("gen_ai_server_time_per_output_token_seconds", "TPOT of streams, after the first token", _TPOT),
+    ("gen_ai_server_request_duration_seconds", "Whole requests", _LATENCY),
+    ("pilothouse_request_queue_seconds", "Wait for admission", _LATENCY),
+    ("pilothouse_overhead_seconds", "What the gateway added before the answer began, guard included", _OVERHEAD),
+    ("pilothouse_request_prompt_tokens", "Tokens of a prompt", _TOKENS),
+    ("pilothouse_request_generation_tokens", "Tokens of an answer", _TOKENS),
+)
+TTFT, TPOT, LATENCY, QUEUE, OVERHEAD, PROMPT, GENERATION = range(len(HISTOGRAMS))
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504, 0)
+"""0: any other."""
+_STATUS = {status: i for i, status in enumerate(STATUSES)}
+
+_FIRST = []
+_at = len(STATUSES)
+for _, _, _edges in HISTOGRAMS:
+    _FIRST.append(_at)
+    _at += len(_edges) + 2  # one count an edge, one beyond them all, the sum
+COLUMNS = _at
 
 
 class Metrics:
-    """Counters and histograms of one gateway, on a registry of their own."""
+    """Counts of one process; the text is about all."""
 
-    def __init__(self) -> None:
-        r = self.registry = CollectorRegistry()
-        model = ["model"]
-        self.requests = Counter("pilothouse_requests", "Requests answered", ["model", "status"], registry=r)
-        self.in_flight = Gauge("pilothouse_requests_in_flight", "Requests being answered", registry=r)
-        self.ttft = Histogram("gen_ai_server_time_to_first_token_seconds", "TTFT", model, buckets=_TTFT, registry=r)
-        self.latency = Histogram(
-            "gen_ai_server_request_duration_seconds", "Whole requests", model, buckets=_LATENCY, registry=r
-        )
-        self.tokens = Counter("gen_ai_client_token_usage", "Tokens", ["model", "type"], registry=r)
-        self.guard = Counter("pilothouse_guard_decisions", "Guard decisions", ["decision", "detector"], registry=r)
-        self.guard_seconds = Histogram(
-            "pilothouse_guard_input_seconds", "Time of the input guard", buckets=_OVERHEAD, registry=r
-        )
-        self.restarts = Gauge("pilothouse_engine_restarts", "Restarts of the engine since start", registry=r)
-        self.ready = Gauge("pilothouse_engine_ready", "1 while the engine answers", registry=r)
-        self.dropped = Gauge("pilothouse_exchanges_dropped", "Exchanges not recorded: the queue was full", registry=r)
+    def __init__(self, shared: sh.Shared, fleet: Fleet, detectors: Sequence[str] = ()) -> None:
+        self._shared, self._fleet = shared, fleet
+        self.detectors = ("", *sorted(set(detectors)))[: sh.DETECTORS - 1]
+        self._registry = CollectorRegistry()
+        self._registry.register(_Collector(self, shared, fleet))
+
+    def request(self, model: int, status: int) -> None:
+        """One more answered."""
+        self._shared.models.add(model, _STATUS.get(status, len(STATUSES) - 1))
+
+    def observe(self, model: int, histogram: int, value: float) -> None:
+        """One more value of one of HISTOGRAMS."""
+        edges, first = HISTOGRAMS[histogram][2], _FIRST[histogram]
+        self._shared.models.add(model, first + bisect_left(edges, value))
+        self._shared.models.add(model, first + len(edges) + 1, value)
+
+    def guard(self, decision: str, detector: str) -> None:
+        """One more decision of the guard; '' stands for no detector in particular."""
+        row = self.detectors.index(detector) if detector in self.detectors else sh.DETECTORS - 1
+        self._shared.guard.add(row, sh.DECISIONS.index(decision))
 
     def text(self) -> bytes:
         """The exposition."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
+
+
+class _Collector(Collector):
+    def __init__(self, metrics: Metrics, shared: sh.Shared, fleet: Fleet) -> None:
+        self._metrics, self._shared, self._fleet = metrics, shared, fleet
+
+    def describe(self) -> list[Metric]:
+        """Nothing before the first scrape: the families are known only with their rows."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Families over all processes."""
+        names = {row: name for name, row in self._fleet.rows.items()} | {sh.MODELS - 1: ""}
+        rows = {name: self._shared.models.sums(row) for row, name in names.items()}
+        rows = {name: sums for name, sums in rows.items() if name or any(sums)}
+        requests = CounterMetricFamily("pilothouse_requests", "Requests answered", labels=["model", "status"])
+        tokens = CounterMetricFamily("gen_ai_client_token_usage", "Tokens", labels=["model", "type"])
+        for name, sums in rows.items():
+            for status, n in zip(STATUSES, sums, strict=False):
+                if n:
+                    requests.add_metric([name, str(status or "other")], n)
+            for kind, histogram in (("input", PROMPT), ("output", GENERATION)):
+                tokens.add_metric([name, kind], sums[_FIRST[histogram] + len(HISTOGRAMS[histogram][2]) + 1])
+        yield requests
+        yield tokens
+        for (title, meaning, edges), first in zip(HISTOGRAMS, _FIRST, strict=True):
+            family = HistogramMetricFamily(title, meaning, labels=["model"])
+            for name, sums in rows.items():
+                if name:
+                    family.add_metric([name], _cumulative(edges, sums[first:]), sums[first + len(edges) + 1])
+            yield family
+        yield from self._guard()
+        yield from self._members()
+        own = self._shared.own
+        for title, meaning, column in (
+            ("pilothouse_requests_in_flight", "Requests being answered", sh.IN_FLIGHT),
+            ("pilothouse_requests_waiting", "Requests waiting for admission", sh.WAITING),
+            ("pilothouse_exchanges_dropped", "Exchanges not recorded: the queue was full", sh.DROPPED),
+        ):
+            unwritten = self._shared.gauges.own(0, sh.G_UNWRITTEN) if column == sh.DROPPED else 0.0
+            yield GaugeMetricFamily(title, meaning, own.total(0, column) + unwritten)
+
+    def _guard(self) -> Iterator[Metric]:
+        family = CounterMetricFamily("pilothouse_guard_decisions", "Decisions", labels=["decision", "detector"])
+        for row, detector in [*enumerate(self._metrics.detectors), (sh.DETECTORS - 1, "other")]:
+            for decision, n in zip(sh.DECISIONS, self._shared.guard.sums(row), strict=True):
+                if n:
+                    family.add_metric([decision, detector], n)
+        yield family
+
+    def _members(self) -> Iterator[Metric]:
+        label = ["engine"]
+        ready = GaugeMetricFamily("pilothouse_engine_ready", "1 while the engine answers", labels=label)
+        restarts = GaugeMetricFamily("pilothouse_engine_restarts", "Restarts since start", labels=label)
+        running = GaugeMetricFamily("pilothouse_engine_requests_running", "Requests sent to it", labels=label)
+        outstanding = GaugeMetricFamily("pilothouse_engine_tokens_outstanding", "Tokens it owes", labels=label)
+        opened = GaugeMetricFamily("pilothouse_engine_circuit_open", "1 while it is left alone", labels=label)
+        told = [
+            GaugeMetricFamily(f"pilothouse_engine_told_{what}", f"What the engine itself says: {what}", labels=label)
+            for what in sh.GAUGE_COLUMNS[:3]
+        ]
+        for row, member in enumerate(self._fleet.members):
+            name = [member.name]
+            ready.add_metric(name, float(member.ready))
+            restarts.add_metric(name, member.restarts)
+            running.add_metric(name, self._shared.members.total(row, sh.M_RUNNING))
+            outstanding.add_metric(name, self._shared.members.total(row, sh.M_TOKENS))
+            opened.add_metric(name, float(self._fleet.is_open(row)))
+            for column, family in enumerate(told):
+                family.add_metric(name, self._shared.gauges.own(row, column))
+        yield from (ready, restarts, running, outstanding, opened, *told)
+
+
+def _cumulative(edges: Sequence[float], counts: Sequence[float]) -> list[tuple[str, float]]:
+    buckets, so_far = [], 0.0
+    for edge, count in zip([*map(str, map(float, edges)), "+Inf"], counts, strict=False):
+        so_far += count
+        buckets.append((edge, so_far))
+    return buckets

@@ -15,7 +15,7 @@ async def pass_on(pool: Pool, socket: str, request: Request, reply: Reply) -> No
     head += [b"%b: %b" % (n, v) for n, v in request.raw_headers if n.lower() not in _HOP]
     head += [b"content-length: %d" % len(request.body), b"", b""]
     whole = _Page(reply)
-    await pool.exchange(socket, b"\r\n".join(head) + request.body, whole.on_head, whole.on_body)
+    await pool.exchange(socket, b"\r\n".join(head) + request.body, whole)
     whole.finish()
 
 

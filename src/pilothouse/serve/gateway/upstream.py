@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from time import monotonic
+from typing import Protocol, cast
 
 import httptools
 
 from pilothouse.core.wire import Target
 
 _CONNECT_S = 5.0
+_LOOK_S = 0.5
+_IDLE_S = 55.0
+"""How long a kept connection is kept: less than most servers' own patience."""
 Address = Target | str
 """A host, or the path of a unix socket."""
 
 
-OnHead = Callable[[int, dict[str, str], "Upstream"], None]
-OnBody = Callable[[bytes], None]
-
-
 class UpstreamFault(Exception):
-    """The engine did not answer in full. `empty`: no byte came back; `stale`: and the connection was a kept one."""
+    """The engine did not answer in full.
+
+    empty: no byte came back; stale: and the connection was a kept one; refused: it was never sent; late: too slow.
+    """
 
     def __init__(
         self, message: str, *, empty: bool = False, stale: bool = False, refused: bool = False, late: bool = False
@@ -40,51 +42,48 @@ class Patience:
     next_s: float = 60.0
 
 
+class Sink(Protocol):
+    """Who takes an answer: `on_head` once, then `on_body` as bytes arrive, in the read callback."""
+
+    def on_head(self, status: int, headers: dict[str, str], upstream: Upstream) -> None: ...
+    def on_body(self, data: bytes) -> None: ...
+
+
 class Upstream(asyncio.Protocol):
-    """One connection to an engine. `on_head(status, headers, self)` then `on_body(data)` are called as bytes arrive."""
+    """One connection to an engine."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.used = False
+        self.used, self.since = False, 0.0
+        self.deadline = 0.0
         self._done: asyncio.Future[None] | None = None
-        self._on_head: OnHead | None = None
-        self._on_data: OnBody | None = None
+        self._sink: Sink | None = None
         self._keep = True
-        self._bytes = 0
+        self._bytes, self._status = 0, 0
         self._patience = Patience()
-        self._deadline, self._timer = 0.0, cast(asyncio.TimerHandle | None, None)
+        self._headers: dict[str, str] = {}
+        self._parser = httptools.HttpResponseParser(self)
 
     @property
     def alive(self) -> bool:
         """Fit for another request?"""
         return self._keep and self.transport is not None and not self.transport.is_closing()
 
-    async def exchange(self, request: bytes, on_head: OnHead, on_body: OnBody, patience: Patience) -> None:
-        """Send, hand on, return when the answer is whole; UpstreamFault when it never will be."""
+    def start(self, request: bytes, sink: Sink, patience: Patience) -> asyncio.Future[None]:
+        """Send. The future is done when the answer is whole; it raises UpstreamFault when it never will be."""
+        done = self._done = asyncio.get_running_loop().create_future()
+        self._patience, self.deadline = patience, monotonic() + patience.first_s
+        self._headers, self._status, self._bytes, self._sink = {}, 0, 0, sink
         if self.transport is None:
-            raise UpstreamFault("the engine closed the connection", stale=self.used)
-        loop = asyncio.get_running_loop()
-        self._patience, self._deadline = patience, loop.time() + patience.first_s
-        self._timer = loop.call_later(min(patience.first_s, patience.next_s), self._tick)
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[str, str] = {}
-        self._status, self._bytes = 0, 0
-        self._on_head, self._on_data = on_head, on_body
-        self._done = loop.create_future()
-        self.transport.write(request)
-        try:
-            await self._done
-        except asyncio.CancelledError:
-            self.abort()  # the engine sees the connection go and stops generating
-            raise
-        finally:
-            self._timer.cancel()
-        self.used = True
+            self._finish(UpstreamFault("the engine closed the connection", stale=self.used))
+        else:
+            self.transport.write(request)
+        return done
 
     def pause(self, paused: bool) -> None:
         """Stop or go on reading, so that a slow client slows the engine and not our memory."""
         if self.transport is not None and not self.transport.is_closing():
-            self._deadline = asyncio.get_running_loop().time() + self._patience.next_s
+            self.deadline = monotonic() + self._patience.next_s
             self.transport.pause_reading() if paused else self.transport.resume_reading()
 
     def stop(self) -> None:
@@ -95,10 +94,17 @@ class Upstream(asyncio.Protocol):
             self.transport.abort()
 
     def abort(self) -> None:
-        """Drop the connection now."""
-        self._keep, self._done = False, None
+        """Drop the connection now; the engine sees it go and stops generating."""
+        self._keep, self._done, self._sink = False, None, None
         if self.transport is not None:
             self.transport.abort()
+
+    def overdue(self) -> None:
+        """Nothing has moved for too long."""
+        if self._bytes:
+            self._finish(UpstreamFault(f"nothing moved for {self._patience.next_s:g} s", late=True))
+        else:
+            self._finish(UpstreamFault(f"the engine did not answer within {self._patience.first_s:g} s", late=True))
 
     # asyncio
 
@@ -113,7 +119,7 @@ class Upstream(asyncio.Protocol):
             self.abort()
             return
         self._bytes += len(data)
-        self._deadline = asyncio.get_running_loop().time() + self._patience.next_s
+        self.deadline = monotonic() + self._patience.next_s
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as e:
@@ -141,12 +147,12 @@ class Upstream(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        if self._status >= 200 and self._on_head:
-            self._on_head(self._status, self._headers, self)
+        if self._status >= 200 and self._sink is not None:
+            self._sink.on_head(self._status, self._headers, self)
 
     def on_body(self, data: bytes) -> None:
-        if self._on_data:
-            self._on_data(data)
+        if self._sink is not None:
+            self._sink.on_body(data)
 
     def on_message_complete(self) -> None:
         if self._status < 200:
@@ -155,22 +161,12 @@ class Upstream(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive()
         self._finish(None)
 
-    def _tick(self) -> None:
-        """Has nothing moved for too long? Looked at now and then, so that a chunk costs no timer of its own."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._deadline:
-            self._timer = loop.call_at(self._deadline, self._tick)
-        elif self._bytes:
-            self._finish(UpstreamFault(f"nothing moved for {self._patience.next_s:g} s", late=True))
-        else:
-            self._finish(UpstreamFault(f"the engine did not answer within {self._patience.first_s:g} s", late=True))
-
     def _finish(self, fault: UpstreamFault | None) -> None:
-        done, self._done = self._done, None
-        self._on_head = self._on_data = None
+        done, self._done, self._sink = self._done, None, None
         if done is None or done.done():
             return
         if fault is None:
+            self.used, self.since = True, monotonic()
             done.set_result(None)
         else:
             self.abort()
@@ -178,46 +174,60 @@ class Upstream(asyncio.Protocol):
 
 
 class Pool:
-    """Kept connections by address."""
+    """Kept connections by address. One timer looks after all deadlines: one a request would cost more."""
 
     def __init__(self, patience: Patience | None = None) -> None:
-        self._patience = patience or Patience()
+        self.patience = patience or Patience()
         self._idle: dict[Address, list[Upstream]] = {}
+        self._busy: set[Upstream] = set()
         self._tls: ssl.SSLContext | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def exchange(
-        self,
-        address: Address,
-        request: bytes,
-        on_head: OnHead,
-        on_body: OnBody,
-    ) -> None:
-        """One request. A kept connection that the engine had just closed is replaced once, if nothing came back."""
+    async def exchange(self, address: Address, request: bytes, sink: Sink) -> None:
+        """One request. A kept connection that the engine had just closed is replaced once, if nothing came back.
+
+        Cancelling drops the connection.
+        """
         for fresh in (False, True):
-            connection = await self._take(address, fresh=fresh)
+            connection = self.kept(address) if not fresh else None
+            if connection is None:
+                connection = await self.connect(address)
             try:
-                await connection.exchange(request, on_head, on_body, self._patience)
+                await self.ask(connection, address, request, sink)
             except UpstreamFault as fault:
                 if fault.stale and not fresh:
                     continue
                 raise
-            if connection.alive:
-                self._idle.setdefault(address, []).append(connection)
             return
 
-    def close(self) -> None:
-        """Close every idle connection."""
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.abort()
-        self._idle.clear()
+    async def ask(self, connection: Upstream, address: Address, request: bytes, sink: Sink) -> None:
+        """One request on this connection, which then goes back to the kept ones."""
+        busy = self._busy
+        busy.add(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._look_after(), self._look)
+        try:
+            await connection.start(request, sink, self.patience)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            busy.discard(connection)
+        if connection.alive:
+            self._idle.setdefault(address, []).append(connection)
 
-    async def _take(self, address: Address, *, fresh: bool) -> Upstream:
-        idle = self._idle.get(address, [])
-        while idle and not fresh:
+    def kept(self, address: Address) -> Upstream | None:
+        """An idle connection that still lives."""
+        idle = self._idle.get(address)
+        while idle:
             connection = idle.pop()
-            if connection.alive:
+            if connection.alive and monotonic() - connection.since < _IDLE_S:
                 return connection
+            connection.abort()
+        return None
+
+    async def connect(self, address: Address) -> Upstream:
+        """A new connection; UpstreamFault `refused` when there is none."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_S):
@@ -233,3 +243,31 @@ class Pool:
         except OSError as e:
             raise UpstreamFault(f"the engine cannot be reached ({e.strerror or e})", refused=True) from None
         return made
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+
+    def _look_after(self) -> float:
+        return min(_LOOK_S, self.patience.first_s / 2, self.patience.next_s / 2)
+
+    def _look(self) -> None:
+        now = monotonic()
+        for connection in [c for c in self._busy if c.deadline < now]:
+            connection.overdue()
+        for address, idle in list(self._idle.items()):  # engines that restart leave addresses behind
+            kept = [c for c in idle if c.alive and now - c.since < _IDLE_S]
+            for connection in set(idle) - set(kept):
+                connection.abort()
+            if kept:
+                self._idle[address] = kept
+            else:
+                del self._idle[address]
+        again = bool(self._busy or self._idle)
+        self._timer = asyncio.get_running_loop().call_later(self._look_after(), self._look) if again else None
