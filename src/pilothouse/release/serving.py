@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pilothouse.core.project.schema import Guard, Serve
+from pilothouse.core import registry
+from pilothouse.core.errors import UserError
+from pilothouse.core.machine import cores
+from pilothouse.core.project.schema import Guard, Serve, Slo
 from pilothouse.core.records import Asset
 from pilothouse.guard.policy import Policy, compile_policy
-from pilothouse.serve.base import EngineSpec
-from pilothouse.serve.gateway.record import StoreRecorder
-from pilothouse.serve.gateway.routes import Route
+from pilothouse.serve.base import Engine, EngineSpec
+from pilothouse.serve.deployment import Deployment, Route
+from pilothouse.serve.front import Front
+from pilothouse.serve.gateway import control
+from pilothouse.serve.gateway.limits import Price
+from pilothouse.serve.keyring import Keyring
+from pilothouse.serve.recorder import StoreRecorder
 from pilothouse.serve.run import Live
 from pilothouse.store.store import Store
 
@@ -27,28 +35,22 @@ class Served:
 
 
 class Serving:
-    """A running engine with its model and adapter; gateways in front of it are added on demand. Stop it when done."""
+    """Running engines with model and adapter; gateways in front of them are added on demand. Stop it when done.
 
-    def __init__(self, served: Served, store: Store, *, note: Callable[[str], None]) -> None:
-        self.served, self.store = served, store
-        base, adapter = served.assets["base"], served.assets["adapter"]
-        spec = EngineSpec(
-            model=store.folder(base) / "model.gguf",
-            alias=served.name,
-            adapters=((served.name, store.folder(adapter) / "adapter.gguf"),),
-            context=served.engine["context"],
-            streams=served.engine["streams"],
-            options=served.engine["options"],
-        )
-        system = store.read(served.assets["prompt"], "system.txt").decode()
-        routes = {
-            served.name: Route(adapter=served.name, system_prompt=system, release=served.release),
-            f"{served.name}-base": Route(adapter=None, system_prompt=system, release=served.release),
-        }
-        self._live = Live(served.engine["engine"], spec, routes, store.root / "engines" / served.name, note)
+    settings: with them the whole of `serve` stands (replicas, further engines); without, one engine for the stages.
+    """
+
+    def __init__(
+        self, served: Served, store: Store, *, note: Callable[[str], None], settings: Serve | None = None
+    ) -> None:
+        self.served, self.store, self._note = served, store, note
+        self._prompt = store.read(served.assets["prompt"], "system.txt").decode()
+        deployments = [self._own(settings), *self._others(settings)]
+        self._live = Live(deployments, store.root / "engines" / served.name, note)
         self._live.start()
         self._urls: dict[bool, str] = {}
         self._drain_s = 10.0
+        self._keyring: Keyring | None = None
 
     @property
     def policy(self) -> Policy:
@@ -63,20 +65,119 @@ class Serving:
             self._urls[guarded] = self._live.gateway(policy=self.policy if guarded else None)
         return self._urls[guarded]
 
-    def front(self, settings: Serve, *, port: int, keys: dict[str, str], console: str) -> str:
-        """The production gateway: guarded, recording exchanges, the console behind it on a unix socket."""
+    def front(self, settings: Serve, *, slo: Slo, port: int, keys: dict[str, str], folder: Path, console: str) -> str:
+        """The production front: guarded, keyed, recording exchanges, the console behind it on a unix socket."""
         self._drain_s = settings.drain_s
-        return self._live.gateway(
-            policy=self.policy,
+        keyring = self._keyring = Keyring(self.store, keys)
+        recorder = StoreRecorder(self.store, record_text=settings.record_text)
+        seen = None
+        if settings.traces:
+            from pilothouse.serve.telemetry import Spans
+
+            self._spans = Spans(settings.traces)
+            seen = self._spans.add
+        self._slo, self._folder = slo, folder
+        url, self._front = self._live.front(
+            self._configured(settings),
             host=settings.host,
             port=port,
             public=settings.public,
-            keys=keys,
-            recorder=StoreRecorder(self.store, record_text=settings.record_text),
+            processes=settings.processes or cores(),
+            recorder=recorder,
+            seen=seen,
             proxy=console,
-            body_limit=settings.max_body_kb * 1024,
         )
+        keyring.attach(self._front.memory, lambda: self._live.configure(self._front, self._configured(self._settings)))
+        return url
+
+    def reload(self, settings: Serve) -> None:
+        """New settings for requests from now on: keys, limits, admission, hedging, patience, certificates. Streams go
+        on. What only a start can change (engines, host, port, processes) is left as it is, and said."""
+        fixed = ("engine", "options", "replicas", "backends", "host", "port", "public", "processes")
+        changed = [name for name in fixed if getattr(settings, name) != getattr(self._settings, name)]
+        if changed:
+            self._note(f"serve.{', serve.'.join(changed)}: changed, but only a new start will obey")
+        self._live.configure(self._front, self._configured(settings))
 
     def stop(self) -> None:
-        """Drain and end gateways and engine."""
+        """Drain and end gateways and engines."""
         self._live.stop(self._drain_s)
+        if self._keyring is not None:
+            self._keyring.close()
+        if getattr(self, "_spans", None) is not None:
+            self._spans.close()
+
+    def _configured(self, settings: Serve) -> control.Configure:
+        """What the gateway's processes are told."""
+        assert self._keyring is not None
+        self._settings = settings
+        asset = self.served.assets["policy"]
+        return control.Configure(
+            policy=self.store.read(asset, "policy.json"),
+            policy_folder=str(self.store.folder(asset)),
+            keys=self._keyring.keys(),
+            body_limit=settings.max_body_kb * 1024,
+            admission=settings.admission,
+            ttft_s=self._slo.ttft_ms / 1e3 if self._slo.ttft_ms else None,
+            price=Price(settings.price.input, settings.price.output),
+            wait_ready_s=settings.wait_ready_s,
+            hedge_s=settings.hedge_ms / 1e3 if settings.hedge_ms else None,
+            first_s=settings.first_byte_s,
+            next_s=settings.next_byte_s,
+            traced=settings.traces is not None,
+            keeps_text=settings.record_text,
+            tls_cert=_file(self._folder, settings.tls_cert, "tls_cert"),
+            tls_key=_file(self._folder, settings.tls_key, "tls_key"),
+        )
+
+    def _own(self, settings: Serve | None) -> Deployment:
+        """The release's engine: base model and adapter, each under a name of its own."""
+        served, store = self.served, self.store
+        spec_of = served.engine
+        engine: Engine = registry.create("engines", spec_of["engine"], where="pilothouse.yaml: serve.engine")
+        base, adapter = store.folder(served.assets["base"]), store.folder(served.assets["adapter"])
+        gguf = engine.format == "gguf"
+        spec = EngineSpec(
+            model=base / "model.gguf" if gguf else base,
+            alias=f"{served.name}-base",
+            adapters=((served.name, adapter / "adapter.gguf" if gguf else adapter),),
+            context=spec_of["context"],
+            streams=spec_of["streams"],
+            options=spec_of["options"],
+            needs=frozenset(settings.needs if settings else ()),
+        )
+        routes = {
+            served.name: Route(served.name, self._prompt, served.release),
+            f"{served.name}-base": Route(None, self._prompt, served.release),
+        }
+        return Deployment(served.name, spec_of["engine"], spec, routes, replicas=settings.replicas if settings else 1)
+
+    def _others(self, settings: Serve | None) -> list[Deployment]:
+        """Engines that the project names beside it. They answer under the release's name, with its prompt."""
+        name = self.served.name
+        return [
+            Deployment(
+                b.name,
+                b.engine,
+                EngineSpec(
+                    Path(str(b.options.get("model", ""))),
+                    name,
+                    context=self.served.engine["context"],
+                    streams=b.streams,
+                    options=b.options,
+                ),
+                {name: Route(None, self._prompt, f"{self.served.release}+{b.name}" if self.served.release else "")},
+                role=b.role,
+                weight=b.weight,
+            )
+            for b in (settings.backends if settings else ())
+        ]
+
+
+def _file(folder: Path, name: str | None, key: str) -> str:
+    if name is None:
+        return ""
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"no such file: {str(path)!r}", where=f"pilothouse.yaml: serve.{key}")
+    return str(path)

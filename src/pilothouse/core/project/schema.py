@@ -97,16 +97,55 @@ class Parity(Section):
     max_logprob_gap: float = Field(0.35, gt=0, description="nats; bound on the median largest next-token difference")
 
 
+Capability = Literal[
+    "streaming", "logprobs", "tools", "structured_output", "adapters", "hot_adapters", "prefix_cache", "embeddings"
+]
+
+
+class Backend(Section):
+    """A further engine behind the gateway. role: `serve` shares the traffic, `fallback` answers when none of those can
+    (in the order given), `shadow` gets copies whose answers nobody sees."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    engine: str = "remote"
+    options: dict[str, Any] = Field({}, description="the engine's own; see `pilothouse engines NAME`")
+    role: Literal["serve", "fallback", "shadow"] = "fallback"
+    weight: float = Field(1.0, gt=0, description="share of traffic under role `serve`; the release's own has 1")
+    streams: int = Field(16, ge=1, description="requests it answers at the same time")
+
+
+class Price(Section):
+    """Money for a million tokens; budgets of keys are counted in it."""
+
+    input: float = Field(0.0, ge=0)
+    output: float = Field(0.0, ge=0)
+
+
 class Serve(Section):
     """Which engine answers, and the gateway in front of it."""
 
     engine: str = "llamacpp"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({}, description="the engine's own; see `pilothouse engines NAME`")
+    needs: tuple[Capability, ...] = Field((), description="what the engine must be able to do; checked at its start")
+    replicas: int = Field(1, ge=1, le=16, description="engines of the release on this machine")
+    backends: tuple[Backend, ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     public: bool = Field(False, description="may bind beyond loopback; then keys are required")
+    processes: int = Field(1, ge=0, le=64, description="processes of the gateway; 0: one a core")
+    tls_cert: str | None = Field(None, description="file of the certificate chain (PEM); then only https is spoken")
+    tls_key: str | None = Field(None, description="file of its key, where the chain's file does not hold it")
     keys_env: str | None = Field(None, description="environment variable with comma-separated `name:key` pairs")
-    record_text: bool = Field(True, description="keep guarded texts of exchanges in the store")
+    record_text: bool = Field(False, description="keep guarded texts of exchanges in the store")
+    admission: Literal["none", "queue", "slo"] = Field(
+        "none", description="queue: wait here for a free stream; slo: refuse with 429 what would miss the SLO's TTFT"
+    )
+    hedge_ms: float | None = Field(None, gt=0, description="ask a second engine after so long without a byte")
+    wait_ready_s: float = Field(15, ge=0, description="how long a request waits for an engine that restarts")
+    first_byte_s: float = Field(300, gt=0)
+    next_byte_s: float = Field(60, gt=0)
+    price: Price = Price()
+    traces: str | None = Field(None, description="where spans go: an OTLP/HTTP address, or `file:PATH`")
     drain_s: float = Field(10, gt=0)
     max_body_kb: int = Field(1024, ge=1)
 
