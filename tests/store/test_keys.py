@@ -37,6 +37,7 @@ def test_a_secret_is_random_shown_once_and_kept_only_as_its_digest(store: Store)
     other, second = keys.add(store, "desk")
     assert re.fullmatch(r"ph-[A-Za-z0-9_-]{43}", secret) and secret != second
     assert key.digest == hashlib.sha256(secret.encode()).hexdigest() == keys.digest_of(secret) != other.digest
+    assert len(keys.digest_of(b"\xff\xfe".decode(errors="surrogateescape"))) == 64  # a header of any bytes
     assert key.shown == f"{secret[:7]}…" and keys.listed(store) == [key, other]
     keys.change(store, "app", budget=5.0)
     keys.revoke(store, "desk")

@@ -84,8 +84,8 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def digest_of(secret: str) -> str:
-    """What the store keeps of a secret, and what the gateway looks up."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    """What the store keeps of a secret, and what the gateway looks up (whatever bytes a caller sent)."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def add(store: Store, name: str, **limits: Unpack[Limits]) -> tuple[Key, str]:
