@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,55 @@ def test_llamacpp_gauges_and_reason() -> None:
     raised = "pilothouse: starting llama.cpp\nTraceback\nRuntimeError: Failed to init server\n"
     assert llamacpp.create().reason(log + raised) == "Failed to init server"
     assert llamacpp.create().reason("all is well\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"threads": 0}, "serve.options.threads: 0 is too small. 1 or more"),
+        ({"threads": "2"}, "needs option 'threads' as a whole number, got '2'"),
+        ({"kv_unified": 1}, "needs option 'kv_unified' as true or false, got 1"),
+        ({"kv_type": "q9"}, "'q9' is not possible. One of: f32, f16"),
+        ({"kv_type": "q8_0", "flash_attention": "off"}, "cached values of type 'q8_0' need flash attention"),
+        ({"prompt_cache_mb": 100}, "prompt cache mixes up adapters"),
+        ({"binary": "no-such-llama"}, "no program 'no-such-llama' can be run here"),
+        ({"url": "http://127.0.0.1:1", "batch": 7}, "'batch' has no effect with option 'url'"),
+    ],
+)
+def test_llamacpp_says_which_option_is_wrong(spec: EngineSpec, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        llamacpp.create().launch(changed(spec, options=options), 1)
+
+
+def test_llamacpp_serves_embeddings_when_the_project_needs_them(spec: EngineSpec) -> None:
+    def settings(**fields: Any) -> Any:
+        return msgspec.json.decode(llamacpp.create().launch(changed(spec, **fields), 1).argv[3])
+
+    needs = frozenset({"embeddings"})
+    assert settings()["embeddings"] == "off"
+    assert (settings(needs=needs)["embeddings"], settings(needs=needs, context=4096)["ubatch"]) == ("mean", 4096)
+    with pytest.raises(UserError, match=r"embeddings.*Set it to mean"):
+        settings(needs=needs, options={"embeddings": "off"})
+
+
+def test_llamacpps_own_server_gets_the_settings_as_its_flags(spec: EngineSpec, tmp_path: Path) -> None:
+    options = {"binary": sys.executable, "threads": 3, "kv_type": "q8_0", "gpu_layers": 7, "embeddings": "cls"}
+    launch = llamacpp.create().launch(changed(spec, options=options), 4711)
+    assert launch.argv[1:4] == ("-m", "pilothouse.serve.engines._llama_server", str(os.getpid()))
+    line = " ".join(launch.argv[4:])
+    for flags in (
+        f"{sys.executable} --model {spec.model} --alias desk --host 127.0.0.1 --port 4711",
+        "--ctx-size 1536 --parallel 3 --threads 3 --threads-batch 3 --batch-size 2048 --ubatch-size 512",
+        "--cache-type-k q8_0 --cache-type-v q8_0 --flash-attn auto --no-kv-unified --cache-ram 0 --metrics",
+        "--n-gpu-layers 7 --embeddings --pooling cls",
+        f"--lora-scaled {spec.adapters[0][1]}:0.0,{spec.adapters[1][1]}:0.0",
+    ):
+        assert flags in line
+    assert launch.env["LLAMA_API_KEY"] == launch.api_key and launch.api_key not in line
+    odd = tmp_path / "a,b.gguf"
+    odd.write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="path holds ','"):
+        llamacpp.create().launch(changed(spec, adapters=(("odd", odd),), options=options), 1)
 
 
 def test_remote_takes_url_and_key_from_its_options(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:

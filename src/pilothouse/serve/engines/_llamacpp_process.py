@@ -6,18 +6,19 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from pilothouse.serve.engines.llamacpp import STARTING
+from pilothouse.serve.engines._llama_server import STARTING
 from pilothouse.serve.parent import die_with_parent
 
+_FLASH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
-def main() -> None:
-    """Serve until SIGTERM. A model that cannot be loaded ends the process with the reason in its log."""
-    settings = msgspec.json.decode(sys.argv[1])
-    die_with_parent(settings["parent"])
-    print(STARTING, file=sys.stderr, flush=True)
+
+def params(settings: Mapping[str, Any]) -> Any:
+    """xllamacpp's CommonParams for our settings."""
     import xllamacpp
 
     p = xllamacpp.CommonParams()
@@ -28,15 +29,39 @@ def main() -> None:
     p.n_parallel = settings["streams"]
     p.n_ctx = settings["context"] * settings["streams"]
     p.cpuparams.n_threads = settings["threads"]
-    p.cpuparams_batch.n_threads = settings["threads"]
+    p.cpuparams_batch.n_threads = settings["threads_batch"]
+    p.n_batch, p.n_ubatch = settings["batch"], settings["ubatch"]
+    p.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{settings['kv_type'].upper()}")
+    p.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{settings['kv_type_v'].upper()}")
+    flash = xllamacpp.llama_flash_attn_type
+    p.flash_attn_type = getattr(flash, f"LLAMA_FLASH_ATTN_TYPE_{_FLASH[settings['flash_attention']]}")
+    p.kv_unified = settings["kv_unified"]
+    if settings["gpu_layers"] is not None:
+        p.n_gpu_layers = settings["gpu_layers"]
+    if settings["embeddings"] != "off":
+        p.embedding = True
+        pooling = xllamacpp.llama_pooling_type
+        p.pooling_type = getattr(pooling, f"LLAMA_POOLING_TYPE_{settings['embeddings'].upper()}")
     p.endpoint_metrics = True
     p.ui = False
     p.verbosity = 2  # warnings and errors: eight lines a request would fill the disk
-    p.api_keys = [os.environ["PILOTHOUSE_ENGINE_KEY"]]
-    # The cache of prompts in RAM restores states computed with another adapter (docs/decisions.md, 19).
-    p.cache_ram_mib = 0
+    # The cache of prompts in RAM restores states computed with another adapter (docs/decisions.md, 19): the engine
+    # allows it without adapters only.
+    p.cache_ram_mib = settings["prompt_cache_mb"]
     # Scale 0: an adapter speaks only when a request names it.
     p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in settings["adapters"]]
+    return p
+
+
+def main() -> None:
+    """Serve until SIGTERM. A model that cannot be loaded ends the process with the reason in its log."""
+    settings = msgspec.json.decode(sys.argv[1])
+    die_with_parent(settings["parent"])
+    print(STARTING, file=sys.stderr, flush=True)
+    import xllamacpp
+
+    p = params(settings)
+    p.api_keys = [os.environ["PILOTHOUSE_ENGINE_KEY"]]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; only the supervisor decides

@@ -39,6 +39,10 @@ class Dialect(Protocol):
     def engine_path(self) -> str:
         """Where the engine is asked: /v1/chat/completions."""
 
+    @property
+    def answers_text(self) -> bool:
+        """Whether its answers hold words for the output guard (embeddings do not: they pass it by, whole)."""
+
     def request(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The engine's body for a caller's (model as asked, stream as asked). Checks its shape: ApiError(400) names
         the field that is wrong, or that cannot be asked of any engine here. Nothing is dropped in silence."""
@@ -50,7 +54,7 @@ class Dialect(Protocol):
         """The engine's answer or chunk in chat form (where it has it already: the same object)."""
 
     def whole(self, answer: dict[str, Any], asked: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """A whole chat answer in this form."""
+        """A whole chat answer in this form; ApiError where a refusal cannot be said in it (embeddings)."""
 
     def stream(self, asked: dict[str, Any], request_id: str) -> Stream:
         """A streamed answer in this form."""
