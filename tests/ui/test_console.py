@@ -23,7 +23,7 @@ from pilothouse.core.progress import Silent
 from pilothouse.core.project.schema import Gate
 from pilothouse.core.records import Asset, Measure, Outcome, Plot, Report, Series, Table
 from pilothouse.release import gates, record
-from pilothouse.store import runs, schema
+from pilothouse.store import keys, runs, schema
 from pilothouse.store.store import Store
 from pilothouse.ui.console import gateway
 
@@ -34,7 +34,7 @@ from starlette.testclient import TestClient
 from pilothouse.ui.console.app import app
 
 EVIL = "<script>alert('x')</script>"
-PAGES = ("/", "/releases", "/runs", "/live", "/assets")
+PAGES = ("/", "/releases", "/runs", "/live", "/assets", "/keys")
 METRICS = """
 # TYPE pilothouse_requests counter
 pilothouse_requests_total{model="airline",status="200"} 7.0
@@ -115,7 +115,8 @@ def test_an_empty_store_has_every_page_and_says_what_to_do(path: str, store: Sto
     client = TestClient(app(store, None))
     answer = client.get(path)
     assert answer.status_code == 200
-    assert "pilothouse s" in answer.text or (path == "/live" and "curl" in answer.text)
+    wanted = {"/live": "curl", "/keys": "pilothouse keys add"}.get(path, "pilothouse s")
+    assert wanted in answer.text
 
 
 def test_every_page_has_its_json(filled: tuple[Store, record.Release, TestClient]) -> None:
@@ -199,6 +200,31 @@ def test_a_release_page_follows_a_run_that_was_made_anew(filled: tuple[Store, re
     new = Report("tune", "Tuning", "It learnt more.")
     runs.execute(store, "tune", "airline", {"note": EVIL}, {}, lambda _: Outcome(new), Silent(), fresh=True)
     assert "It learnt more." in client.get(f"/releases/{release.id}").text
+
+
+def test_the_keys_page_shows_limits_usage_and_budget_and_never_a_secret_or_its_digest(store: Store) -> None:
+    app_key, secret = keys.add(store, "app", requests_per_minute=6000, budget=8.0, models=(EVIL, "airline"))
+    ended, _ = keys.add(store, "old")
+    keys.revoke(store, "old")
+    late, _ = keys.add(store, "late", expires=time.time() + 0.05)
+    now = time.time()
+    used = keys.Usage(app_key.id, keys.today(now), 1234, 5_000, 700, 2.0, 3, now)
+    keys.add_usage(store, [used, keys.Usage(app_key.id, "2020-02-01", requests=10**6, cost=99.0)])
+    time.sleep(0.06)
+    client = TestClient(app(store, None))
+    page, plain = client.get("/keys").text, client.get("/keys.json").json()
+    assert [(k["name"], k["state"]) for k in plain["keys"]] == [
+        ("app", "live"),
+        ("late", "expired"),
+        ("old", "revoked"),
+    ]
+    assert plain["keys"][0]["month"]["requests"] == 1234 and plain["keys"][0]["month"]["share"] == 0.25
+    for text in ("1,234", "6,000 requests a minute", "5,000 → 700", "25.0 %", app_key.shown, "✗ revoked", "‖ expired"):
+        assert text in page, text
+    assert "1,001,234" not in page and EVIL not in page
+    for key in (app_key, ended, late):
+        assert key.digest not in page + client.get("/keys.json").text and key.digest[:12] not in page
+    assert secret not in page and secret[8:] not in page
 
 
 def test_the_gateways_figures_are_added_up() -> None:
@@ -292,7 +318,7 @@ def site(filled: tuple[Store, record.Release, TestClient]) -> Iterator[tuple[str
 
 @pytest.mark.browser
 def test_a_browser_walks_from_home_to_the_card_and_reads_the_jsons_numbers(
-    site: tuple[str, record.Release], chromium: str
+    site: tuple[str, record.Release], filled: tuple[Store, record.Release, TestClient], chromium: str
 ) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     url, release = site
@@ -323,7 +349,16 @@ def test_a_browser_walks_from_home_to_the_card_and_reads_the_jsons_numbers(
         page.get_by_text("The card as one file").click()
         page.wait_for_url("**/card")
         read()
-        for path in ("/", "/runs", "/live", "/assets", f"/releases/{release.id}", f"/runs/{release.runs['evaluate']}"):
+        keys.add(filled[0], "long-name-of-an-application", budget=1.0, models=("airline", "airline-base"))
+        for path in (
+            "/",
+            "/runs",
+            "/live",
+            "/assets",
+            "/keys",
+            f"/releases/{release.id}",
+            f"/runs/{release.runs['evaluate']}",
+        ):
             page.set_viewport_size({"width": 420, "height": 800})
             page.goto(url + path)
             assert page.evaluate("document.documentElement.scrollWidth") <= 420, path

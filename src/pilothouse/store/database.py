@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from pilothouse.core.errors import UserError
 
-HEAD = "0001"
+HEAD = "0002"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

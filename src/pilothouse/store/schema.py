@@ -98,3 +98,37 @@ audit = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("detail", sa.LargeBinary, nullable=False),
 )
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float),
+    sa.Column("revoked", sa.Float),
+    sa.Column("requests_per_minute", sa.BigInteger),
+    sa.Column("tokens_per_minute", sa.BigInteger),
+    sa.Column("concurrency", sa.BigInteger),
+    sa.Column("budget", sa.Float),
+    sa.Column("models", sa.LargeBinary, nullable=False),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+)
+sa.Index("keys_by_digest", keys.c.digest, unique=True)
+_live = keys.c.revoked.is_(None)
+sa.Index("keys_by_live_name", keys.c.name, unique=True, sqlite_where=_live, postgresql_where=_live)
+
+key_usage = sa.Table(
+    "key_usage",
+    metadata,
+    sa.Column("key", sa.Integer, sa.ForeignKey("keys.id"), primary_key=True),
+    sa.Column("day", sa.Text, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("cost", sa.Float, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+    sa.Column("seen", sa.Float),
+)

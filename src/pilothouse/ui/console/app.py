@@ -43,6 +43,7 @@ def app(store: Store, gateway_metrics_url: str | None) -> Starlette:
         ("/live", "live.html", lambda _: pages.live(store, gateway_metrics_url)),
         ("/assets", "assets.html", lambda _: pages.assets(store)),
         ("/assets/{id}", "asset.html", lambda r: pages.asset(store, r.path_params["id"])),
+        ("/keys", "keys.html", lambda _: pages.every_key(store)),
     ]
     routes = [Route("/releases/{id}/card", shown.card), Route("/console.js", _script)]
     for path, template, data in made:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Asset
 from pilothouse.release import record
-from pilothouse.store import exchanges, lineage, runs, schema
+from pilothouse.store import exchanges, keys, lineage, runs, schema
 from pilothouse.store.doctor import alive
 from pilothouse.store.store import Store
 from pilothouse.ui.console import gateway
@@ -119,6 +119,12 @@ def asset(store: Store, digest: str) -> dict[str, Any]:
             for run_id, role, made in lineage.downstream(store, found)
         ],
     }
+
+
+def every_key(store: Store) -> dict[str, Any]:
+    """Every key with its limits and this month's usage, never its digest; revoked ones last."""
+    shown = sorted(keys.statements(store), key=lambda k: k["state"] == "revoked")
+    return {"since": keys.month(), "keys": shown}
 
 
 def _asset(found: Asset) -> dict[str, Any]:
