@@ -1,6 +1,7 @@
 """What is known of vLLM: where it is, how it is launched, what it refuses, how its figures and its log are read.
 
-The real one is asked in tests/engines/test_vllm_real.py. Log lines and figures below are vLLM 0.32's own (of CUDA: torch's words, for want of a GPU).
+The real one is asked in tests/engines/test_vllm_real.py. Log lines and figures below are vLLM 0.32's own; of CUDA, for
+want of a GPU, torch's words.
 """
 
 from __future__ import annotations
@@ -324,7 +325,8 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
 """
 MEMORY = f"""{CORE}RuntimeError: Worker failed with error 'Available memory on node 0 (9.29/11.59 GiB) on kv cache \
 allocation is less than requested memory for kv (838.19 GiB). Decrease --kv-cache-memory-bytes, \
-VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by other processes.', please check the stack trace above for the root cause
+VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by other processes.', please check the stack trace above for \
+the root cause
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
 """
 CUDA = """torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 79.11 GiB.
