@@ -38,7 +38,7 @@ def chat_texts(body: dict[str, Any]) -> tuple[list[Place], tuple[str, ...]]:
                     found.append((part, key))
                 else:
                     unread[kind] = None
-        if len(message) > 2:
+        if content is None or len(message) > 2:
             found += [(message, key) for key in _BESIDE if isinstance(message.get(key), str)]
             found += _arguments(message)
     for field in _PAST_MESSAGES:
