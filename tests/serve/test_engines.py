@@ -122,8 +122,8 @@ def test_llamacpp_serves_embeddings_when_the_project_needs_them(spec: EngineSpec
 def test_llamacpps_own_server_gets_the_settings_as_its_flags(spec: EngineSpec, tmp_path: Path) -> None:
     options = {"binary": sys.executable, "threads": 3, "kv_type": "q8_0", "gpu_layers": 7, "embeddings": "cls"}
     launch = llamacpp.create().launch(changed(spec, options=options), 4711)
-    assert launch.argv[1:4] == ("-m", "pilothouse.serve.engines._llama_server", str(os.getpid()))
-    line = " ".join(launch.argv[4:])
+    assert launch.argv[1:3] == ("-m", "pilothouse.serve.engines._become")
+    line = " ".join(launch.argv[3:])
     for flags in (
         f"{sys.executable} --model {spec.model} --alias desk --host 127.0.0.1 --port 4711",
         "--ctx-size 1536 --parallel 3 --threads 3 --threads-batch 3 --batch-size 2048 --ubatch-size 512",

@@ -71,7 +71,7 @@ def ask(url: str, path: str, key: str = "", *, body: Any = None, kind: type = di
 
 
 def refuse_launch_options(engine: str, given: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
-    """UserError for options that would need a start: with `url` nothing is started. also: those that say something there."""
+    """UserError for options that would need a start: nothing is started. also: those that still mean something."""
     extra = sorted(name for name, value in given.items() if value is not None and name not in ("url", "key_env", *also))
     if extra:
         what = f"option {extra[0]!r} has no effect with option 'url': engine {engine} is not started here"

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from pilothouse.serve.engines._become import STARTING
-from pilothouse.serve.parent import die_with_parent
 
 _FLASH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
@@ -56,7 +55,6 @@ def params(settings: Mapping[str, Any]) -> Any:
 def main() -> None:
     """Serve until SIGTERM. A model that cannot be loaded ends the process with the reason in its log."""
     settings = msgspec.json.decode(sys.argv[1])
-    die_with_parent(settings["parent"])
     print(STARTING, "llama.cpp", file=sys.stderr, flush=True)
     import xllamacpp
 

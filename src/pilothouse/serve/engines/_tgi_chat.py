@@ -53,7 +53,7 @@ _WHY = {
 
 def to_tgi(body: dict[str, Any]) -> dict[str, Any]:
     """The request as TGI's router takes it; UserError for what it cannot do."""
-    is_chat = "messages" in body
+    is_chat = "prompt" not in body
     known = _CHAT if is_chat else _TEXT
     made: dict[str, Any] = {}
     for name, value in body.items():
@@ -77,9 +77,9 @@ def to_tgi(body: dict[str, Any]) -> dict[str, Any]:
         made["response_format"] = _grammar(made["response_format"])
     if "tools" in made:
         made["tools"] = [_tool(tool) for tool in made["tools"]]
-    if is_chat:
+    if "messages" in made:
         made["messages"] = [part for message in made["messages"] for part in _message(message)]
-    elif not _is_text(made.get("prompt")):
+    if not is_chat and not _is_text(made.get("prompt")):
         raise UserError("a prompt of token ids cannot be served", where=WHERE, fix="Send it as text.")
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import sys
@@ -15,7 +14,7 @@ import msgspec
 
 from pilothouse.core.errors import UserError, need
 from pilothouse.core.machine import cores
-from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
 from pilothouse.serve.engines import _attached, _llama_server
 from pilothouse.serve.engines._become import STARTING
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
@@ -56,8 +55,8 @@ class LlamaCpp:
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache", "embeddings"}
     )
-    rewrites: ClassVar[bool] = False
     adapter_call = staticmethod(no_adapter_call)
+    rewrite = staticmethod(as_it_is)
 
     def check(self) -> Check:
         """xllamacpp carries llama.cpp with it, so installed means runnable."""
@@ -103,10 +102,6 @@ class LlamaCpp:
         if adapter is not None and adapter not in names:
             raise UserError(f"no adapter is called {adapter!r}", fix=f"Loaded: {', '.join(names) or 'none'}.")
         return {"lora": [{"id": i, "scale": float(name == adapter)} for i, name in enumerate(names)]} if names else {}
-
-    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """`llamacpp:requests_processing` and `llamacpp:requests_deferred`."""
@@ -161,7 +156,6 @@ def _settings(spec: EngineSpec, given: Mapping[str, Any], pooling: str, port: in
         "kv_type_v": values,
         "embeddings": pooling,
         "port": port,
-        "parent": os.getpid(),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pilothouse.core.errors import UserError
-from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
 from pilothouse.serve.engines import _attached
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 
@@ -26,8 +26,8 @@ class Remote:
     format: ClassVar[Format] = "none"
     # What the protocol has. What the service lacks of it, option `lacks` says.
     capabilities: ClassVar[frozenset[str]] = _CAN
-    rewrites: ClassVar[bool] = False
     adapter_call = staticmethod(no_adapter_call)
+    rewrite = staticmethod(as_it_is)
 
     def check(self) -> Check:
         """Nothing needs to be installed; whether it answers is seen at the start."""
@@ -49,10 +49,6 @@ class Remote:
         if adapter is not None:
             raise UserError(f"engine remote cannot choose adapter {adapter!r}", where=WHERE)
         return {"model": spec.options["model"]} if spec.options.get("model") else {}
-
-    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """Unknown: the protocol has no figures."""

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from typing import Any, ClassVar
 from pilothouse.core.errors import UserError
 from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
 from pilothouse.serve.engines import _attached, _tgi_chat
-from pilothouse.serve.engines._become import STARTING, becoming
+from pilothouse.serve.engines._become import STARTING
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 from pilothouse.serve.ports import free_port
 
+_PROCESS = "pilothouse.serve.engines._tgi_process"
 LAUNCHER = "text-generation-launcher"
-_QUANTIZE = ("awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin", "bitsandbytes", "bitsandbytes-nf4")
-_QUANTIZE += ("bitsandbytes-fp4", "fp8")
+_BITSANDBYTES = ("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
+_QUANTIZE = ("awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin", *_BITSANDBYTES, "fp8")
 OPTIONS = (
     _attached.URL,
     _attached.KEY_ENV,
@@ -39,8 +41,7 @@ OPTIONS = (
     Option("cuda_memory_fraction", float, 1.0, "Share of the GPU's memory it may take.", low=0.01),
     Option("trust_remote_code", bool, False, "Run code that the model's folder brings."),
 )
-_FLAGS = ("num_shard", "quantize", "dtype", "kv_cache_dtype", "speculate", "max_concurrent_requests")
-_FLAGS += ("max_batch_prefill_tokens", "max_batch_total_tokens", "cuda_memory_fraction")
+_NO_FLAGS = ("url", "key_env", "trust_remote_code")
 _GENERIC = re.compile(r"^(Shard \d+ (failed|crashed)|Shutting down|Webserver Crashed|Shard process was signaled)")
 
 
@@ -52,7 +53,6 @@ class Tgi:
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"streaming", "logprobs", "tools", "structured_output", "adapters", "prefix_cache"}
     )
-    rewrites: ClassVar[bool] = True
     adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:
@@ -88,7 +88,7 @@ class Tgi:
         key = secrets.token_urlsafe(24)
         # The key goes by environment, and the launcher logs its arguments at level info: warnings only.
         env = {"API_KEY": key, "LOG_LEVEL": "warn", "LOG_COLORIZE": "0"}
-        argv = becoming(program, *_arguments(spec, given, port), end="SIGTERM")
+        argv = (sys.executable, "-m", _PROCESS, program, *_arguments(spec, given, port))
         return Launch(argv, f"http://127.0.0.1:{port}", env, key, patience_s=900.0)
 
     def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
@@ -158,9 +158,9 @@ def _arguments(spec: EngineSpec, given: Mapping[str, Any], port: int) -> list[st
     line += ["--graceful-termination-timeout", "4", "--usage-stats", "off", "--json-output"]
     if spec.adapters:
         line += ["--lora-adapters", ",".join(f"{name}={path}" for name, path in spec.adapters)]
-    for name in _FLAGS:
-        if given[name] is not None:
-            line += [f"--{name.replace('_', '-')}", str(given[name])]
+    for name, value in given.items():
+        if name not in _NO_FLAGS and value is not None:
+            line += [f"--{name.replace('_', '-')}", str(value)]
     return line + (["--trust-remote-code"] if given["trust_remote_code"] else [])
 
 
