@@ -1,207 +1,185 @@
-"""What does the gateway cost? Added TTFT, added time a chunk and CPU a chunk over asking the upstream directly.
+"""What does the gateway cost, beside others? CPU a request and a chunk, added time, memory; peers on the same upstream.
 
-    python -m benchmarks.gateway [--quick] [--json]
+    python -m benchmarks.gateway [--quick] [--json] [--soak [N]]
 
-Arms in alternating rounds over the same null server (a process of its own): direct, our gateway, our gateway with the
-whole guard (secrets, PII, injection), and nginx as a plain proxy where it is on PATH. Times are the client's read time
-less the server's own stamp in each chunk, on one clock. CPU is that of the front's process (nginx: its worker), read
-from /proc while 32 streams run. Everything stays on loopback and is bounded.
+Fronts in alternating rounds over the same mock upstream (a process of its own): direct, ours (keys, limits, routing,
+metrics, exchange records on; guard off), ours with the guard, and the peers that are installed (`python -m
+benchmarks.peers_venv`; nginx on PATH): LiteLLM's proxy, vllm-router, nginx. CPU is user + system time of all of a
+front's processes by the kernel's account, what it writes later included; mock and client have their own account. Times
+are the client's read time less the upstream's own stamps, on one clock. 1,000 streams at once, and the share of a real
+engine's tokens a second that comes through. `--soak`: memory over N whole answers (default 1,000,000). Loopback only.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import shutil
-import statistics
-import subprocess
-import sys
+import platform
+import resource
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pilothouse.core.client import chat_request, run
-from pilothouse.core.records import Endpoint
-from pilothouse.core.wire import Pool, exchange, target
-from pilothouse.measure.null_server import NullServer, Timetable
-from pilothouse.serve.ports import free_port
+from benchmarks.gateway_arms import Arm, our_arm
+from benchmarks.gateway_engine import model, share
+from benchmarks.gateway_mock import Mock
+from benchmarks.gateway_peers import PEERS, Peer, starting
+from benchmarks.gateway_rounds import Plan, Seen, crowd, one_round, soak, warm_up
+from pilothouse.core.machine import cores
 
-TABLE = Timetable(ttft_ms=2.0, itl_ms=2.0, tokens=24)
-STREAMS = 32
-ASK = [{"role": "user", "content": "Where is my bag? I landed in Lisbon this morning and it did not come."}]
-
-
-@contextmanager
-def ours(upstream: str, *, guarded: bool) -> Iterator[tuple[str, int]]:
-    """Our gateway in a process of its own: URL and process id."""
-    argv = [sys.executable, "-m", "benchmarks.gateway", "--front", upstream, *(["--guarded"] if guarded else [])]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), process.pid
-    finally:
-        process.terminate()
-        process.wait()
+OURS, GUARDED = "pilothouse", "pilothouse_guarded"
+_MEDIANS = ("cpu_us_request", "cpu_us_chunk")
+_OPEN_FILES = 16_384
 
 
-@contextmanager
-def nginx(upstream: str) -> Iterator[tuple[str, int]]:
-    """nginx with buffering off and kept upstream connections: URL and the worker's process id."""
-    port, address = free_port(), upstream.removeprefix("http://")
-    with tempfile.TemporaryDirectory() as folder:
-        temp = "".join(f"{n}_temp_path {folder}/{n};" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        config = Path(folder) / "nginx.conf"
-        config.write_text(
-            f"worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-            f"events {{ worker_connections 1024; }} http {{ access_log off; {temp}"
-            f"upstream u {{ server {address}; keepalive 64; }} server {{ listen 127.0.0.1:{port};"
-            "location / { proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection '';"
-            "proxy_buffering off; } } }"
-        )
-        process = subprocess.Popen(["nginx", "-c", str(config), "-p", folder], stderr=subprocess.DEVNULL)
-        try:
-            yield f"http://127.0.0.1:{port}", _worker(process.pid)
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _worker(master: int) -> int:
-    for _ in range(100):
-        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        if children:
-            return int(children[0])
-        subprocess.run(["sleep", "0.05"], check=True)
-    raise RuntimeError("nginx started no worker")
-
-
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def round_of(url: str, requests: int) -> dict[str, list[float]]:
-    """One request after another: TTFT over the upstream's own, and the lag of every further chunk, both in µs."""
-    endpoint, pool = Endpoint(url, "null"), Pool(target(url))
-    request = chat_request(endpoint, pool.target, ASK, max_tokens=64, stream=True)
-    first: list[float] = []
-    later: list[float] = []
-    for _ in range(requests):
-        raw = await exchange(pool, request, timeout_s=30)
-        assert not raw.error, raw.error
-        lags = list(_lags(raw))
-        first.append((lags[0][0] - raw.t_send - TABLE.ttft_ms / 1e3) * 1e6)
-        later += [(read - written) * 1e6 for read, written in lags[1:]]
-    pool.close()
-    return {"ttft": first, "chunk": later}
-
-
-def _lags(raw: Any) -> Iterator[tuple[float, float]]:
-    """(read, written) of each chunk with text; pieces may hold several events or parts of one."""
-    rest = b""
-    for t, data in raw.pieces():
-        *events, rest = (rest + data).split(b"\n\n")
-        for event in events:
-            if b'"null":{' in event and b'"content":"' in event:
-                stamp = json.loads(event.removeprefix(b"data: "))["null"]
-                yield t, stamp["written"]
-
-
-async def load(url: str, streams: int) -> int:
-    """`streams` at a time, twice; how many chunks came."""
-    endpoint, pool = Endpoint(url, "null"), Pool(target(url))
-    request = chat_request(endpoint, pool.target, ASK, max_tokens=64, stream=True)
-    chunks = 0
-    for _ in range(8):
-        raws = await asyncio.gather(*(exchange(pool, request, timeout_s=30) for _ in range(streams)))
-        assert not any(raw.error for raw in raws)
-        chunks += sum(len(list(_lags(raw))) for raw in raws)
-    pool.close()
-    return chunks
-
-
-def benchmark(*, quick: bool) -> dict[str, Any]:
-    """All arms in alternating rounds."""
-    rounds, requests = (3, 15) if quick else (9, 40)
+def benchmark(*, quick: bool, soak_requests: int = 0) -> dict[str, Any]:
+    """All fronts; `quick` ends within 50 s: what does not fit is left out, as null."""
+    began = time.monotonic()
+    rounds, plan = (3, Plan(1280, 1, 20)) if quick else (9, Plan(4000, 3, 100))
+    until = (began + 24, began + 34, began + 46) if quick else (began + 120, float("inf"), float("inf"))
+    limit_open_files()
+    load_before = os.getloadavg()[0]
     with ExitStack() as stack:
-        upstream = stack.enter_context(NullServer(TABLE)).url
-        arms: dict[str, tuple[str, int]] = {"direct": (upstream, 0)}
-        arms["gateway"] = stack.enter_context(ours(upstream, guarded=False))
-        arms["gateway guarded"] = stack.enter_context(ours(upstream, guarded=True))
-        if shutil.which("nginx"):
-            arms["nginx"] = stack.enter_context(nginx(upstream))
-        seen: dict[str, dict[str, list[float]]] = {name: {"ttft": [], "chunk": [], "cpu": []} for name in arms}
-        for _ in range(rounds):
-            for name, (url, pid) in arms.items():
-                for figure, values in run(round_of(url, requests)).items():
-                    seen[name][figure].append(statistics.median(values))
-                if pid:
-                    before = cpu_s(pid)
-                    chunks = run(load(url, STREAMS))
-                    seen[name]["cpu"].append((cpu_s(pid) - before) * 1e6 / chunks)
-    base = seen.pop("direct")
-    result: dict[str, Any] = {"benchmark": "gateway", "rounds": rounds, "requests_a_round": requests, "arms": {}}
-    for name, figures in seen.items():
-        added = [a - b for a, b in zip(figures["ttft"], base["ttft"], strict=True)]
-        chunk = [a - b for a, b in zip(figures["chunk"], base["chunk"], strict=True)]
-        result["arms"][name] = {
-            "added_ttft_us": round(statistics.median(added), 1),
-            "added_chunk_us": round(statistics.median(chunk), 1),
-            "cpu_us_per_chunk": round(statistics.median(figures["cpu"]), 1),
-        }
-    if "nginx" in result["arms"]:
-        peer = result["arms"]["nginx"]
-        result["ratio_to_nginx"] = {
-            name: {k: round(v / peer[k], 2) for k, v in figures.items()}
-            for name, figures in result["arms"].items()
-            if name != "nginx"
-        }
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pilothouse-peers-")))
+        mock = stack.enter_context(Mock())
+        peers = stack.enter_context(starting(mock.url, folder))
+        mine = stack.enter_context(our_arm(OURS, mock.url))
+        arms = [Arm("direct", mock.url), mine]
+        if not quick:
+            arms.append(stack.enter_context(our_arm(GUARDED, mock.url, guarded=True)))
+        seen = {arm.name: Seen() for arm in arms}
+        for arm in arms:
+            warm_up(arm, seen[arm.name])
+        thousand = crowd(mine)  # no figure of this is a time, so peers may start meanwhile
+        missing, versions = dict[str, str](), dict[str, str | None]()
+        for name, peer in peers.items():
+            why = peer.ready(until[0]) if isinstance(peer, Peer) else peer
+            versions[name] = peer.version if isinstance(peer, Peer) else None
+            if isinstance(peer, Peer) and not why:
+                arms.append(peer.arm)
+                seen[name] = Seen()
+                warm_up(peer.arm, seen[name])
+            else:
+                missing[name] = why
+        others: dict[str, tuple[int, dict[str, list[float]]]] = {"mock": (mock.pid, {}), "client": (os.getpid(), {})}
+        done, longest = 0, 0.0
+        while done < rounds and (not done or time.monotonic() + longest < until[1]):
+            start = time.monotonic()
+            for arm in arms if done % 2 == 0 else reversed(arms):
+                one_round(arm, plan, seen[arm.name], others if arm is mine else {})
+            longest, done = max(longest, time.monotonic() - start), done + 1
+        soaked = soak(mine, soak_requests) if soak_requests else None
+    return {
+        **headline(seen),
+        "tokens_share_of_engine": None,
+        "streams_1000": thousand,
+        "soak": soaked,
+        **engine_share(quick=quick, deadline=until[2]),
+        "rounds": done,
+        "arms": {name: each.figures(seen["direct"]) for name, each in seen.items()},
+        "beside": {name: {what: round(min(v), 2) for what, v in notes.items()} for name, (_, notes) in others.items()},
+        "missing": missing,
+        "versions": {"pilothouse": version("pilothouse"), **versions, "uvloop": version("uvloop")},
+        "machine": machine() | {"load_before": load_before},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - began, 1),
+        "quick": quick,
+        "benchmark": "gateway",
+    }
+
+
+def headline(seen: dict[str, Seen]) -> dict[str, Any]:
+    """The figures that a machine reads, and each peer's CPU over ours: null where the peer was not measured."""
+    direct = seen["direct"]
+    mine = seen[OURS].figures(direct)
+    found: dict[str, Any] = {key: mine[key]["median"] for key in _MEDIANS}
+    for key in ("ttft_added_p50_us", "ttft_added_p99_us", "chunk_added_p50_us", "rss_mb", "rss_total_mb"):
+        found[key] = mine[key]
+    for peer in PEERS:
+        theirs = seen[peer].figures(direct) if peer in seen else None
+        for key in _MEDIANS:
+            ratio = round(theirs[key]["median"] / mine[key]["median"], 3) if theirs else None
+            found[f"{peer}_over_ours_{key.removeprefix('cpu_us_')}"] = ratio
+        found[f"{peer}_ttft_added_p50_us"] = theirs["ttft_added_p50_us"] if theirs else None
+    return found
+
+
+def engine_share(*, quick: bool, deadline: float) -> dict[str, Any]:
+    """Tokens a second through the gateway over the real engine's alone; null where no model or no time is there."""
+    file = model(fetch=not quick)
+    if file is None:
+        return {"engine": "SmolLM2 is not in the tests' cache; a run without --quick brings it"}
+    try:
+        import xllamacpp  # noqa: F401
+    except ImportError:
+        return {"engine": "xllamacpp is not installed"}
+    pairs, tokens = (8, 12) if quick else (12, 32)
+    found = share(file, threads=max(1, cores() - 1), pairs=pairs, tokens=tokens, deadline=deadline)
+    if found is None:
+        return {"engine": "no round fitted into the time"}
+    result = {"tokens_share_of_engine": round(found["share"], 4), "engine": found}
+    if not quick and cores() > 1:
+        result["engine_on_all_cores"] = share(file, threads=cores(), pairs=8, tokens=tokens, deadline=deadline)
     return result
 
 
-async def front(upstream: str, *, guarded: bool) -> None:
-    """The gateway's process: routes `null` to the upstream, prints its URL, waits for SIGTERM."""
-    from pilothouse.core.project.schema import Guard, Rule
-    from pilothouse.guard.policy import compile_policy
-    from pilothouse.serve.gateway.gateway import Gateway
-    from pilothouse.serve.gateway.routes import Route
+def limit_open_files() -> None:
+    """A thousand streams are two thousand sockets in the front: ask for more than the usual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
-    class Backend:
-        """The null server as an engine."""
 
-        url, api_key, restarts, failure, alias = upstream, "", 0, "", "null"
-        ready = asyncio.Event()
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "cores": cores(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
 
-        def fields(self, adapter: str | None) -> dict[str, Any]:
-            return {}
 
-    Backend.ready.set()
-    rules = (Rule(detector="secrets"), Rule(detector="pii", action="redact"), Rule(detector="injection", on=("input",)))
-    policy = compile_policy(Guard(rules=rules)) if guarded else None
-    gateway = Gateway(Backend(), {"null": Route()}, policy=policy)
-    print(f"http://127.0.0.1:{await gateway.start('127.0.0.1', 0)}", flush=True)
-    await asyncio.Event().wait()
+def table(result: dict[str, Any]) -> str:
+    """The fronts, one a line, for people."""
+    head = ("front", "CPU µs/request", "CPU µs/chunk", "TTFT +p50", "+p99 µs", "chunk +p50 µs", "RSS MB")
+    rows = [head]
+    for name, each in result["arms"].items():
+        cpu = [
+            f"{each[key]['median']:.1f}" if each["cpu_us_request"] and each[key]["median"] else "" for key in _MEDIANS
+        ]
+        lag = [f"{each[k]:.0f}" for k in ("ttft_added_p50_us", "ttft_added_p99_us", "chunk_added_p50_us")]
+        rows.append((name, *cpu, *lag, f"{each['rss_total_mb']:.0f}" if "rss_total_mb" in each else ""))
+    rows += [(name, why, "", "", "", "", "") for name, why in result["missing"].items()]
+    lines = ["".join(f"{cell:<20}" if i == 0 else f"{cell:>16}" for i, cell in enumerate(row)) for row in rows]
+    crowd_, share_ = result["streams_1000"], result["tokens_share_of_engine"]
+    lines.append(
+        f"1,000 streams: {crowd_['ok']} whole, {crowd_['errors']} failed, {crowd_['open_at_once']} open at once"
+    )
+    lines.append(f"tokens/s through the gateway over the engine alone: {share_ if share_ else 'not measured'}")
+    if result["soak"]:
+        lines.append(f"soak: {result['soak']}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Run and print."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object (the default output is the same, indented)"
-    )
-    parser.add_argument("--front", help=argparse.SUPPRESS)
-    parser.add_argument("--guarded", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.front:
-        run(front(args.front, guarded=args.guarded))
-        return
-    print(json.dumps(benchmark(quick=args.quick), indent=None if args.json else 2))
+    parser.add_argument("--quick", action="store_true", help="at most 50 s: fewer rounds, what does not fit is null")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--soak", nargs="?", type=int, const=1_000_000, default=0, metavar="N", help="whole answers")
+    given = parser.parse_args()
+    result = benchmark(quick=given.quick, soak_requests=given.soak)
+    print(json.dumps(result) if given.json else table(result))
 
 
 if __name__ == "__main__":
