@@ -38,9 +38,24 @@ def convert(value: Any, shape: type[T], where: str = "") -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as e:
+        if "got `float`" in str(e) and whole_numbers(value):
+            return convert(value, shape, where)
         raise invalid(*_readable(str(e), where)) from None
     except RecursionError:
         raise invalid(where, "it is nested too deeply") from None
+
+
+def whole_numbers(value: Any) -> bool:
+    """Write 5.0 as 5 everywhere below: to JSON they are one number, to engines not. Whether there was any."""
+    found, open_ = False, [value]
+    while open_:
+        holder = open_.pop()
+        for key, inner in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+            if isinstance(inner, dict | list):
+                open_.append(inner)
+            elif isinstance(inner, float) and inner.is_integer():
+                holder[key], found = int(inner), True
+    return found
 
 
 def invalid(field: str, why: str) -> ApiError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pilothouse.serve.gateway.dialects._shape import invalid
+from pilothouse.serve.gateway.dialects._shape import invalid, whole_numbers
 
 _TOKEN: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 _TOKENS: dict[str, Any] = {"type": "array", "items": _TOKEN, "minItems": 1}
@@ -29,6 +29,8 @@ def kind_of(prompt: Any, field: str) -> Literal["text", "tokens"]:
             return "text"
         if _ids(prompt) or all(isinstance(p, list) and p and _ids(p) for p in prompt):
             return "tokens"
+        if whole_numbers(prompt):
+            return kind_of(prompt, field)
     raise invalid(field, "expected text, a list of texts, a list of token ids, or a list of such lists")
 
 
