@@ -13,7 +13,7 @@ from tests.serve.dialects.answers import DECISION, ID, USAGE, answer, asked, byt
 from tests.serve.dialects.folding import fold_completions
 
 FORM = completions.create()
-LEGACY = {
+LEGACY: dict[str, Any] = {
     "tokens": ["Hé", "llo"],
     "token_logprobs": [-0.5, -0.25],
     "top_logprobs": [{"Hé": -0.5, "Ho": -1.0}, {"llo": -0.25}],

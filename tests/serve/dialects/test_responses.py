@@ -118,8 +118,6 @@ def test_tools_choice_shape_and_effort_are_said_in_chat_words() -> None:
         ({"input": 5}, "input", "expected text"),
         ({"messages": []}, "messages", "no field of /v1/responses"),
         ({"n": 2}, "n", "no field of /v1/responses"),
-        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "h"}]}},
-         "tool_choice.tools", "none called h"),
         ({"max_output_tokens": 0}, "max_output_tokens", ">= 1"),
         ({"metadata": {"a": 1}}, "metadata[...]", "str"),
     ],
@@ -128,6 +126,13 @@ def test_what_cannot_be_done_here_is_refused_clearly(fields: dict[str, Any], par
     with pytest.raises(ApiError, match=says.replace("[", r"\[")) as e:
         ask(**fields)
     assert (e.value.status, e.value.param) == (400, param)
+
+
+def test_a_choice_among_tools_that_are_not_there_is_not_found() -> None:
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "h"}]}
+    with pytest.raises(ApiError, match="none called h") as e:
+        ask(tool_choice=choice)
+    assert (e.value.status, e.value.code) == (404, "tool_not_found")
 
 
 def test_the_answer_repeats_the_request_and_says_that_nothing_is_stored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from pilothouse.serve.gateway.dialects._messages_shape import (
     ImageBlock,
     MessageRequest,
     MessageTool,
+    SystemBlock,
     SystemMessage,
     TextBlock,
     ThinkingBlock,
@@ -131,7 +133,7 @@ def _part(block: TextBlock | ImageBlock) -> dict[str, Any]:
     raise AssertionError(block)
 
 
-def _joined(text: str | list[TextBlock]) -> str:
+def _joined(text: str | Sequence[TextBlock | SystemBlock]) -> str:
     return text if isinstance(text, str) else "\n".join(b.text for b in text)
 
 

@@ -17,6 +17,13 @@ class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
 
 
+class SystemBlock(Struct):
+    """Text of instructions."""
+
+    type: Literal["text"]
+    text: str
+
+
 class Base64Source(Struct, tag_field="type", tag="base64"):
     """An image as data."""
 
@@ -74,7 +81,7 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
 class SystemMessage(Struct, tag_field="role", tag="system"):
     """Instructions in the midst of a conversation."""
 
-    content: str | Annotated[list[TextBlock], Meta(min_length=1)]
+    content: str | Annotated[list[SystemBlock], Meta(min_length=1)]
 
 
 class MessageTool(Struct):
@@ -124,9 +131,10 @@ class ThinkingOff(Struct, tag_field="type", tag="disabled"):
     """Do not think."""
 
 
-class JsonOutput(Struct, tag_field="type", tag="json_schema"):
+class JsonOutput(Struct):
     """JSON by a schema."""
 
+    type: Literal["json_schema"]
     schema: dict[str, Any]
 
 
@@ -149,7 +157,7 @@ class MessageRequest(Struct, kw_only=True):
     model: Name
     max_tokens: Tokens
     messages: Annotated[list[UserMessage | AssistantMessage | SystemMessage], Meta(min_length=1)]
-    system: str | list[TextBlock] | None = None
+    system: str | list[SystemBlock] | None = None
     tools: list[MessageTool] | None = None
     tool_choice: ChooseAuto | ChooseAny | ChooseTool | ChooseNone | None = None
     stop_sequences: list[Name] | None = None

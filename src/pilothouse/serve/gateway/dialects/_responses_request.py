@@ -26,6 +26,7 @@ from pilothouse.serve.gateway.dialects._responses_shape import (
     SchemaFormat,
 )
 from pilothouse.serve.gateway.dialects._shape import convert, foreign, further, given, invalid, needs, unsupported
+from pilothouse.serve.gateway.errors import ApiError
 
 _NOTHING_KEPT = "no response is kept here; send the whole conversation as input"
 _REFUSED = {
@@ -179,7 +180,8 @@ def _tools(request: ResponseRequest) -> tuple[list[dict[str, Any]] | None, Any]:
     if isinstance(choice, Allowed):
         names = {t.name for t in choice.tools}
         if missing := names - {t.name for t in tools or ()}:
-            raise invalid("tool_choice.tools", f"tools has none called {', '.join(sorted(missing))}")
+            what = f"tool_choice.tools: tools has none called {', '.join(sorted(missing))}"
+            raise ApiError(404, "tool_not_found", what, param="tool_choice.tools")
         return [_tool(t) for t in tools or () if t.name in names], choice.mode
     if isinstance(choice, OneFunction):
         return [_tool(t) for t in tools or ()], {"type": "function", "function": {"name": choice.name}}

@@ -107,9 +107,10 @@ class ReasoningItem(Struct, tag_field="type", tag="reasoning"):
 Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
 
 
-class FunctionTool(Struct, tag_field="type", tag="function"):
+class FunctionTool(Struct):
     """A function that may be called. Tools that a service runs itself do not exist here."""
 
+    type: Literal["function"]
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -122,11 +123,18 @@ class OneFunction(Struct, tag_field="type", tag="function"):
     name: Name
 
 
+class AllowedFunction(Struct):
+    """A function by name."""
+
+    type: Literal["function"]
+    name: Name
+
+
 class Allowed(Struct, tag_field="type", tag="allowed_tools"):
     """One of these may or must be called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[OneFunction], Meta(min_length=1)]
+    tools: Annotated[list[AllowedFunction], Meta(min_length=1)]
 
 
 class TextFormat(Struct, tag_field="type", tag="text"):
