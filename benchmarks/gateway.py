@@ -118,13 +118,13 @@ def engine_share(*, quick: bool, deadline: float) -> dict[str, Any]:
         import xllamacpp  # noqa: F401
     except ImportError:
         return {"engine": "xllamacpp is not installed"}
-    pairs, tokens = (8, 12) if quick else (12, 32)
+    pairs, tokens = (12, 8) if quick else (20, 24)
     found = share(file, threads=max(1, cores() - 1), pairs=pairs, tokens=tokens, deadline=deadline)
     if found is None:
         return {"engine": "no round fitted into the time"}
     result = {"tokens_share_of_engine": round(found["share"], 4), "engine": found}
     if not quick and cores() > 1:
-        result["engine_on_all_cores"] = share(file, threads=cores(), pairs=8, tokens=tokens, deadline=deadline)
+        result["engine_on_all_cores"] = share(file, threads=cores(), pairs=10, tokens=tokens, deadline=deadline)
     return result
 
 

@@ -40,7 +40,8 @@ class _Said(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Arm:
-    """One front under test. `slow`: measured with fewer requests, because it takes milliseconds for each. settle_s: how
+    """One front under test. workers: those of its processes that carry requests, where others stand beside them. slow:
+    measured with fewer requests, because it takes milliseconds for each. settle_s: how
     long it may put work off (ours writes exchanges in batches), so that the wait for it is at least that long.
     """
 

@@ -2,7 +2,8 @@
 
 llama.cpp with SmolLM2-135M. It has all cores but one: the last is for the gateway and the client, as beside an engine
 on a GPU (an engine that spins on every core is slowed by whatever else runs, the client included; a full run says by
-how much). Rounds go there and back (alone, through, through, alone), so that what drifts, drifts for both.
+how much). Rounds go there and back (alone, through, through, alone), so that what drifts, drifts for both; the share is
+the median of the pairs with its interval, which is wide where the machine has other work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.gateway_account import cpu_ns
 from benchmarks.gateway_arms import Arm, our_arm
 from benchmarks.gateway_load import ask, streams
 from pilothouse.core.client import run
+from pilothouse.core.stats import quantile
 from pilothouse.core.wire_chat import completion
 from pilothouse.serve.base import EngineSpec
 from pilothouse.serve.ports import free_port
@@ -114,15 +116,15 @@ def share(file: Path, *, threads: int, pairs: int, tokens: int, deadline: float)
         spent = cpu_ns(alone.processes()) - began_cpu[0], cpu_ns(through.processes()) - began_cpu[1]
     if not seen:
         return None
-    ratios = [through / alone for alone, through in seen]
+    middle = quantile("gateway.tokens_share", [through / alone for alone, through in seen], 0.5, unit="share")
     return {
-        "share": statistics.median(ratios),
-        "share_min": min(ratios),
-        "share_max": max(ratios),
+        "share": middle.value,
+        "low": middle.low,  # None: too few pairs for an interval of 95 %
+        "high": middle.high,
+        "pairs": middle.n,
         "engine_tokens_s": statistics.median(alone for alone, _ in seen),
         "gateway_tokens_s": statistics.median(through for _, through in seen),
         "front_over_engine_cpu": 2 * spent[1] / spent[0],  # the front worked in half of the rounds
-        "pairs": len(seen),
         "engine_threads": threads,
         "streams": STREAMS,
         "tokens": tokens,

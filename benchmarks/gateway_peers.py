@@ -148,7 +148,7 @@ def _start(
         process = subprocess.Popen(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=folder
         )
-    arm = Arm(name, f"http://127.0.0.1:{port}", headers or {}, (process.pid,), (process.pid,), slow)
+    arm = Arm(name, f"http://127.0.0.1:{port}", headers or {}, (), (process.pid,), slow)
     return Peer(arm, version, process, log)
 
 

@@ -72,6 +72,7 @@ def warm_up(arm: Arm, seen: Seen) -> None:
     _settle(arm, arm.processes())
     if arm.workers:
         seen.memory["rss_mb"] = max(memory_mb([pid]) for pid in arm.workers)
+    if arm.pids:
         seen.memory["rss_total_mb"] = memory_mb(arm.processes())
         seen.memory["pss_total_mb"] = memory_mb(arm.processes(), "Pss")
 
@@ -87,7 +88,8 @@ def one_round(arm: Arm, plan: Plan, seen: Seen, others: Mapping[str, tuple[int, 
     _note(others, aside, "request", total)
     _settle(arm, pids)
     seen.cpu_request.append((cpu_ns(pids) - before[0]) / 1e3 / total)
-    seen.worker_request.append((cpu_ns(arm.workers) - before[1]) / 1e3 / total)
+    if arm.workers:
+        seen.worker_request.append((cpu_ns(arm.workers) - before[1]) / 1e3 / total)
 
     times = 1 if arm.slow else plan.streams
     where, request = ask(arm.url, arm.headers, stream=True)
@@ -97,7 +99,8 @@ def one_round(arm: Arm, plan: Plan, seen: Seen, others: Mapping[str, tuple[int, 
     _note(others, aside, "chunk", chunks)
     _settle(arm, pids)
     seen.cpu_chunk.append((cpu_ns(pids) - before[0]) / 1e3 / chunks)
-    seen.worker_chunk.append((cpu_ns(arm.workers) - before[1]) / 1e3 / chunks)
+    if arm.workers:
+        seen.worker_chunk.append((cpu_ns(arm.workers) - before[1]) / 1e3 / chunks)
     _whole(arm, check(raws, STANDARD.tokens))
 
     where, request = ask(arm.url, arm.headers, stream=True, null=_SHORT)
