@@ -125,6 +125,9 @@ async def merged(sources: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerat
                 async for piece in source:
                     queue.put_nowait((i, piece))
             queue.put_nowait((i, None))
+        except asyncio.CancelledError:  # by us (nobody reads on), or by the engine's own client
+            queue.put_nowait((i, EngineError(503, "the engine cancelled its answer")))
+            raise
         except Exception as e:
             queue.put_nowait((i, e))
 

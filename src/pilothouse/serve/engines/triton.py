@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import sys
@@ -65,7 +64,6 @@ class Triton:
         vllm = given["backend"] == "vllm"
         check_needs(f"triton (backend {given['backend']})", _VLLM if vllm else _OURS, spec)
         settings = {
-            "parent": os.getpid(),
             "port": port,
             "alias": spec.alias,
             "name": given["model"] or re.sub(r"[^\w.-]", "-", spec.alias),
