@@ -10,7 +10,7 @@ import pytest
 from pilothouse.core import client
 from pilothouse.core.records import Endpoint
 from pilothouse.serve.base import EngineSpec
-from pilothouse.serve.gateway.routes import Route
+from pilothouse.serve.deployment import Deployment, Route
 from pilothouse.serve.run import Live
 from pilothouse.store.store import Store
 from tests.e2e.conftest import REPO, Shipped
@@ -40,12 +40,12 @@ def test_the_base_models_cached_prompts_never_answer_for_the_adapter(shipped: Sh
         assert not any(a.error for a in answers)
         return [[t.logprob for t in a.tokens] for a in answers]
 
-    live = Live("llamacpp", spec, routes, tmp_path / "alone", lambda _: None).start()
+    live = Live([Deployment("m", "llamacpp", spec, routes)], tmp_path / "alone", lambda _: None).start()
     try:
         alone = logprobs(live.gateway(), "tuned")
     finally:
         live.stop()
-    live = Live("llamacpp", spec, routes, tmp_path / "mixed", lambda _: None).start()
+    live = Live([Deployment("m", "llamacpp", spec, routes)], tmp_path / "mixed", lambda _: None).start()
     try:
         url = live.gateway()
         assert logprobs(url, "base") != alone

@@ -25,12 +25,12 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face" 
 def urls(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     from pilothouse.guard.policy import compile_policy
     from pilothouse.serve.base import EngineSpec
-    from pilothouse.serve.gateway.routes import Route
+    from pilothouse.serve.deployment import Deployment, Route
     from pilothouse.serve.run import Live
 
     spec = EngineSpec(model=smollm2, alias="m", adapters=(), context=512, streams=2, options={})
     routes = {"m": Route(adapter=None, system_prompt=SYSTEM, release="")}
-    live = Live("llamacpp", spec, routes, tmp_path_factory.mktemp("engine"), lambda _: None)
+    live = Live([Deployment("m", "llamacpp", spec, routes)], tmp_path_factory.mktemp("engine"), lambda _: None)
     try:
         live.start()
         policy = compile_policy(Guard(rules=(Rule(detector="injection", on=("input",)),)))

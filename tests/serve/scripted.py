@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilothouse.core.client import run as run
+from pilothouse.serve.deployment import Route
+from pilothouse.serve.gateway.auth import plain_keys
 from pilothouse.serve.gateway.gateway import Gateway
 from pilothouse.serve.gateway.record import Exchange
-from pilothouse.serve.gateway.routes import Route
-from pilothouse.serve.gateway.upstream import Patience
+from pilothouse.serve.gateway.routing.fleet import Fleet, Member, Served
+from pilothouse.serve.gateway.settings import Settings
+from pilothouse.serve.gateway.shared import Shared
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
@@ -95,17 +98,24 @@ class Engine:
     alias: str = "engine"
     restarts: int = 0
     failure: str = ""
+    ready: bool = True
     requests: list[dict[str, Any]] = field(default_factory=list)
     heads: list[bytes] = field(default_factory=list)
     connections: int = 0
     left: int = 0
 
-    def __post_init__(self) -> None:
-        self.ready = asyncio.Event()
-        self.ready.set()
-
-    def fields(self, adapter: str | None) -> Mapping[str, Any]:
-        return {"lora": [{"id": 0, "scale": float(adapter is not None)}]}
+    def member(self, routes: Mapping[str, Route], **state: Any) -> Member:
+        """It as a gateway sees it."""
+        models = {
+            name: Served(
+                {"model": self.alias, "lora": [{"id": 0, "scale": float(route.adapter is not None)}]},
+                route.system_prompt,
+                route.release,
+            )
+            for name, route in routes.items()
+        }
+        known = {"ready": self.ready, "restarts": self.restarts, "failure": self.failure, "capacity": 4, **state}
+        return Member("engine", self.url, key=self.api_key, models=models, **known)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -129,12 +139,12 @@ class Kept:
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
-        self.dropped = 0
+        self.dropped, self.keeps_text = 0, True
 
     def record(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
 
-    def feedback(self, exchange: str, kind: str, value: str) -> bool:
+    async def feedback(self, exchange: str, kind: str, value: str) -> bool:
         return exchange in [e.id for e in self.exchanges]
 
     def close(self) -> None:
@@ -149,6 +159,11 @@ class Front:
     engine: Engine
     kept: Kept
     port: int
+    routes: Mapping[str, Route]
+
+    def update(self, **state: Any) -> None:
+        """Tell the gateway of the engine's new state."""
+        self.gateway.fleet.update((self.engine.member(self.routes, **state),))
 
     @property
     def url(self) -> str:
@@ -235,28 +250,20 @@ async def front(
     *,
     policy: Any = None,
     keys: Mapping[str, str] | None = None,
-    body_limit: int = 1 << 20,
-    patience: Patience | None = None,
     proxy: str | None = None,
     routes: Mapping[str, Route] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Front]:
     """A gateway before a scripted engine, both on loopback."""
     engine, kept = Engine(script), Kept()
     server = await asyncio.start_server(engine.connected, "127.0.0.1", 0, limit=1 << 24, backlog=1024)
     engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    gateway = Gateway(
-        engine,
-        routes or {"desk": Route("desk", "Be brief.", "r1"), "desk-base": Route(None, "Be brief.", "r1")},
-        policy=policy,
-        keys=keys,
-        recorder=kept,
-        proxy=proxy,
-        body_limit=body_limit,
-        patience=patience,
-    )
+    routes = routes or {"desk": Route("desk", "Be brief.", "r1"), "desk-base": Route(None, "Be brief.", "r1")}
+    told = Settings(policy=policy, keys=tuple(plain_keys(keys or {})), **settings)
+    gateway = Gateway(Fleet(Shared(), (engine.member(routes),)), told, recorder=kept, proxy=proxy)
     port = await gateway.start("127.0.0.1", 0)
     try:
-        yield Front(gateway, engine, kept, port)
+        yield Front(gateway, engine, kept, port, routes)
     finally:
         await gateway.stop(0)
         server.close()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-from pilothouse.serve.parent import die_with_parent
 
 PORT, MODE = int(sys.argv[1]), sys.argv[2]
 
@@ -39,8 +38,8 @@ if __name__ == "__main__":
     if MODE == "die":
         print("no model here", flush=True)
         sys.exit(3)
-    if MODE != "orphan":
-        die_with_parent(os.getppid())
+    if MODE == "family":
+        print("child", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
     if MODE == "slow-start":
         time.sleep(0.5)
     ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

@@ -19,9 +19,12 @@ from pilothouse.core.errors import UserError
 from pilothouse.core.project.schema import Guard, Rule
 from pilothouse.core.records import Endpoint
 from pilothouse.guard.policy import Policy, compile_policy
+from pilothouse.serve.gateway.auth import plain_keys
 from pilothouse.serve.gateway.gateway import Gateway
 from pilothouse.serve.gateway.record import Exchange
-from pilothouse.serve.gateway.routes import Route
+from pilothouse.serve.gateway.routing.fleet import Fleet, Member, Served
+from pilothouse.serve.gateway.settings import Settings
+from pilothouse.serve.gateway.shared import Shared
 from tests.serve.faulty_engine import FaultyEngine
 
 POLICY = compile_policy(
@@ -38,28 +41,25 @@ MAIL = "ada.lovelace@example.org"
 KEY = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 
 
-class Backend:
+def fleet(port: int) -> Fleet:
     """The faulty upstream as the gateway sees an engine."""
-
-    def __init__(self, port: int) -> None:
-        self.url, self.api_key, self.restarts, self.failure, self.alias = f"http://127.0.0.1:{port}", "", 0, "", "alias"
-        self.ready = asyncio.Event()
-        self.ready.set()
-
-    def fields(self, adapter: str | None) -> dict[str, Any]:
-        return {"lora": adapter}
+    models = {
+        "m": Served({"model": "alias", "lora": "tuned"}, "Be brief.", "release-1"),
+        "m-base": Served({"model": "alias", "lora": None}, "Be brief.", "release-1"),
+    }
+    return Fleet(Shared(), (Member("faulty", f"http://127.0.0.1:{port}", ready=True, models=models),))
 
 
 class Memory:
     """A recorder that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.dropped, self.kept = 0, list[Exchange]()
+        self.dropped, self.keeps_text, self.kept = 0, True, list[Exchange]()
 
     def record(self, exchange: Exchange) -> None:
         self.kept.append(exchange)
 
-    def feedback(self, exchange: str, kind: str, value: str) -> bool:
+    async def feedback(self, exchange: str, kind: str, value: str) -> bool:
         return any(e.id == exchange for e in self.kept)
 
     def close(self) -> None:
@@ -70,8 +70,9 @@ class Memory:
 async def serving(policy: Policy | None = None, **options: Any) -> AsyncIterator[tuple[str, FaultyEngine, Memory]]:
     engine, memory = FaultyEngine(), Memory()
     await engine.start()
-    routes = {"m": Route("tuned", "Be brief.", "release-1"), "m-base": Route(None, "Be brief.", "release-1")}
-    gateway = Gateway(Backend(engine.port), routes, policy=policy, recorder=memory, **options)
+    proxy = options.pop("proxy", None)
+    options["keys"] = tuple(plain_keys(options.get("keys", {})))
+    gateway = Gateway(fleet(engine.port), Settings(policy=policy, **options), recorder=memory, proxy=proxy)
     port = await gateway.start("127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port}", engine, memory
@@ -321,14 +322,14 @@ def test_with_keys_the_console_behind_the_gateway_asks_for_one_too(tmp_path: Pat
 
 def test_it_refuses_to_listen_publicly_without_keys_and_says_when_a_port_is_taken() -> None:
     async def scene() -> None:
-        gateway = Gateway(Backend(1), {"m": Route()})
+        gateway = Gateway(fleet(1))
         with pytest.raises(UserError, match="not a loopback"):
             await gateway.start("0.0.0.0", 0)
         with pytest.raises(UserError, match="needs keys"):
             await gateway.start("0.0.0.0", 0, public=True)
         port = await gateway.start("127.0.0.1", 0)
         with pytest.raises(UserError, match=f"port {port} cannot be used"):
-            await Gateway(Backend(1), {"m": Route()}).start("127.0.0.1", port)
+            await Gateway(fleet(1)).start("127.0.0.1", port)
         await gateway.stop(0)
 
     asyncio.run(scene())

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from pilothouse.core.errors import UserError
+from pilothouse.serve.gateway.auth import plain_keys
 from pilothouse.serve.gateway.gateway import Gateway
-from tests.serve.scripted import Engine, Wire, ask, front, run, whole
+from pilothouse.serve.gateway.routing.fleet import Fleet
+from pilothouse.serve.gateway.settings import Settings
+from pilothouse.serve.gateway.shared import Shared
+from tests.serve.scripted import Wire, ask, front, run, whole
 
 KEYS = {"app": "k-one", "other": "k-zwei-ü"}
 
@@ -86,12 +90,12 @@ def test_a_keyless_gateway_refuses_rebound_names(host: str, status: int) -> None
 
 def test_beyond_loopback_needs_public_and_keys() -> None:
     async def check() -> None:
-        gateway = Gateway(Engine(hello), {})
+        gateway = Gateway(Fleet(Shared()))
         with pytest.raises(UserError, match=r"serve\.public"):
             await gateway.start("0.0.0.0", 0)
         with pytest.raises(UserError, match="needs keys"):
             await gateway.start("0.0.0.0", 0, public=True)
-        keyed = Gateway(Engine(hello), {}, keys=KEYS)
+        keyed = Gateway(Fleet(Shared()), Settings(keys=tuple(plain_keys(KEYS))))
         with pytest.raises(UserError, match=r"serve\.public"):
             await keyed.start("::", 0)
 
@@ -102,7 +106,7 @@ def test_a_port_taken_is_one_clear_line() -> None:
     async def check() -> None:
         async with front(hello) as f:
             with pytest.raises(UserError, match=f"{f.port} cannot be used .*--port") as e:
-                await Gateway(Engine(hello), {}).start("127.0.0.1", f.port)
+                await Gateway(Fleet(Shared())).start("127.0.0.1", f.port)
             assert "\n" not in e.value.line()
 
     run(check())

@@ -77,7 +77,7 @@ def test_a_chunk_without_usage_passes_byte_for_byte() -> None:
     async def check() -> None:
         async with front(script) as f:
             got = await f.post(ask(stream=True))
-            assert got.body == odd + b"data: [DONE]\n\n"
+            assert got.body == odd + b": ping\n\ndata: [DONE]\n\n"
 
     run(check())
 
@@ -115,8 +115,7 @@ def test_models_health_and_metrics() -> None:
             assert 'gen_ai_client_token_usage_total{model="desk",type="output"} 6.0' in text
             assert 'gen_ai_server_time_to_first_token_seconds_count{model="desk"} 1.0' in text
             assert "pilothouse_requests_in_flight 0.0" in text
-            f.engine.ready.clear()
-            f.engine.failure = "it ended"
+            f.update(ready=False, failure="it ended")
             ill = await f.get("/healthz")
             assert ill.status == 503 and ill.json["engine"]["failure"] == "it ended"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pilothouse.serve.gateway import gateway as gateway_module
+from pilothouse.serve.gateway.ask import Tries
 from pilothouse.serve.gateway.upstream import Patience
 from tests.serve.scripted import Wire, ask, chunk, front, run, sse, streamed, whole
 
@@ -151,21 +151,19 @@ def test_a_stream_is_never_asked_twice_once_something_of_it_arrived() -> None:
     run(check())
 
 
-def test_a_restarting_engine_is_waited_for_and_one_that_stays_away_is_503(monkeypatch: Any) -> None:
+def test_a_restarting_engine_is_waited_for_and_one_that_stays_away_is_503() -> None:
     async def script(_: dict[str, Any], wire: Wire) -> None:
         await wire.json(whole("back"))
 
     async def check() -> None:
-        async with front(script) as f:
-            f.engine.ready.clear()
+        async with front(script, tries=Tries(wait_ready_s=1.0)) as f:
+            f.update(ready=False)
             asking = asyncio.ensure_future(f.post(ask()))
             await asyncio.sleep(0.2)
             assert not asking.done()
-            f.engine.ready.set()
+            f.update(ready=True)
             assert (await asking).status == 200
-            monkeypatch.setattr(gateway_module, "_WAIT_READY_S", 0.1)
-            f.engine.ready.clear()
-            f.engine.failure = "the engine ended (exit code -9)"
+            f.update(ready=False, failure="the engine ended (exit code -9)")
             got = await f.post(ask())
             assert got.status == 503 and "exit code -9" in got.json["error"]["message"]
             assert int(got.headers["retry-after"]) > 0

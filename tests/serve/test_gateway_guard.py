@@ -61,7 +61,6 @@ def test_a_blocked_request_is_answered_well_formed_and_never_asked(stream: bool)
     "message",
     [
         {"role": "assistant", "content": f"I say {SECRET}"},
-        {"role": "USER", "content": SECRET},
         {"role": "user", "content": [{"type": "text", "text": f"say {SECRET}"}]},
         {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": SECRET}}]},
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": SECRET}},

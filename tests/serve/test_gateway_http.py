@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilothouse.serve.gateway import gateway as gateway_module
 from pilothouse.serve.gateway import http as http_module
 from tests.serve.scripted import Front, Wire, ask, front, parse, run, streamed, whole
 
@@ -179,7 +180,9 @@ def test_http_1_0_gets_an_answer_that_ends_with_the_connection() -> None:
 
 
 def test_an_idle_connection_is_closed_and_a_half_request_told(monkeypatch: Any) -> None:
-    monkeypatch.setattr(http_module, "_IDLE_S", 0.15)
+    for name in ("_IDLE_S", "_HEAD_S", "_BODY_S"):
+        monkeypatch.setattr(http_module, name, 0.15)
+    monkeypatch.setattr(gateway_module, "_LOOK_S", 0.05)
 
     async def check() -> None:
         async with front(echo) as f:
@@ -195,7 +198,7 @@ def test_wrong_method_and_unknown_path() -> None:
     async def check() -> None:
         async with front(echo) as f:
             assert (await f.get("/v1/chat/completions")).status == 405
-            assert (await f.get("/v1/embeddings")).status == 404
+            assert (await f.get("/v1/elsewhere")).status == 404
             assert (await f.get("/else")).status == 404
 
     run(check())

@@ -19,7 +19,7 @@ from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
 from pilothouse.serve import memory
 from pilothouse.serve.base import EngineSpec
-from pilothouse.serve.gateway.routes import Route
+from pilothouse.serve.deployment import Deployment, Route
 from pilothouse.serve.run import Live
 from tests.serve.test_gateway_guard import REFUSAL, policy
 
@@ -54,7 +54,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live(smollm2: Path, loud: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     spec = EngineSpec(smollm2, "desk", (("desk", loud),), context=512, streams=4)
     routes = {"desk": Route("desk"), "desk-base": Route(None)}
-    made = Live("llamacpp", spec, routes, tmp_path_factory.mktemp("engine"), lambda _: None).start()
+    made = Live([Deployment("m", "llamacpp", spec, routes)], tmp_path_factory.mktemp("engine"), lambda _: None).start()
     yield made
     made.stop(2)
 
@@ -154,7 +154,7 @@ def test_a_bad_file_is_one_line_with_llamacpps_reason(smollm2: Path, tmp_path: P
         else EngineSpec(smollm2, "m", (("a", wrong),), context=128, streams=1)
     )
     with pytest.raises(UserError) as e:
-        Live("llamacpp", spec, {"m": Route()}, tmp_path / "engine", lambda _: None).start()
+        Live([Deployment("m", "llamacpp", spec, {"m": Route()})], tmp_path / "engine", lambda _: None).start()
     print(e.value.line())
     assert "wrong.gguf" in e.value.line() and "magic" in e.value.line() and "\n" not in e.value.line()
 
@@ -170,7 +170,7 @@ def test_memory_is_checked_from_the_models_own_figures(smollm2: Path, monkeypatc
 
 def test_stopping_waits_for_an_answer_in_flight(smollm2: Path, tmp_path: Path) -> None:
     spec = EngineSpec(smollm2, "m", context=256, streams=1)
-    live = Live("llamacpp", spec, {"m": Route()}, tmp_path, lambda _: None).start()
+    live = Live([Deployment("m", "llamacpp", spec, {"m": Route()})], tmp_path, lambda _: None).start()
     pid, url, got = live.supervisor.pid, live.gateway(), list[str]()
 
     def read() -> None:

@@ -17,9 +17,10 @@ import pytest
 
 from pilothouse.core.client import run
 from pilothouse.core.errors import UserError
+from pilothouse.serve import orphans
 from pilothouse.serve import supervisor as supervisor_module
-from pilothouse.serve.base import Check, EngineSpec, Gauges, Launch
-from pilothouse.serve.supervisor import Supervisor, end_orphans
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
+from pilothouse.serve.supervisor import Supervisor
 from tests.serve.scripted import Wire, whole
 
 MODULE = "tests.serve.small_engine"
@@ -33,6 +34,12 @@ class Small:
     mode: str = "serve"
     launches: int = 0
     capabilities: frozenset[str] = field(default_factory=frozenset)
+    format: Format = "none"
+    adapter_call = staticmethod(no_adapter_call)
+    rewrite = staticmethod(as_it_is)
+
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        return self.capabilities
 
     def check(self) -> Check:
         return Check("1", True)
@@ -96,10 +103,10 @@ def test_a_killed_engine_is_started_again_on_a_port_of_its_own(tmp_path: Path) -
         assert first
         os.kill(first, signal.SIGKILL)
         await until(lambda: not s.ready.is_set())
-        assert "exit code -9" in s.failure
+        assert "SIGKILL" in s.failure
         await until(lambda: s.ready.is_set())
         assert s.restarts == 1 and s.pid not in (None, first) and s.failure == "" and s.url != url
-        assert any("-9" in line for line in said) and any("answers again" in line for line in said)
+        assert any("SIGKILL" in line for line in said) and any("answers again" in line for line in said)
         await s.stop(5)
 
     run(check())
@@ -176,36 +183,58 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("mode", "survives"), [("orphan", True), ("serve", False)])
-def test_no_engine_outlives_a_killed_pilothouse_for_long(tmp_path: Path, mode: str, survives: bool) -> None:
-    """Normally Linux ends it with its parent; one that did not ask for that is ended by the next start (or doctor)."""
+def owned(tmp_path: Path, mode: str) -> tuple[subprocess.Popen[bytes], int, int]:
+    """A Pilothouse in a process of its own with an engine: the process, the engine's id, its child's id."""
     environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    argv = [sys.executable, "-c", OWNER, str(tmp_path), mode]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment, cwd=REPO) as owner:
-        assert owner.stdout
-        pid = int(owner.stdout.readline())
-        assert end_orphans(tmp_path) == []  # its owner lives
-        assert Path(f"/proc/{pid}").exists()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path), mode], stdout=subprocess.PIPE, env=environment
+    )
+    assert owner.stdout
+    pid = int(owner.stdout.readline())
+    child = next(line for line in (tmp_path / "engine.log").read_text().splitlines() if line.startswith("child "))
+    return owner, pid, int(child.split()[1])
+
+
+def test_an_engine_and_what_it_started_end_with_a_pilothouse_that_is_killed(tmp_path: Path) -> None:
+    owner, pid, child = owned(tmp_path, "family")
+    with owner:
+        assert orphans.end(tmp_path) == [] and _alive(pid) and _alive(child)  # their owner lives
         owner.kill()
         owner.wait()
-        time.sleep(0.3)
-        if survives:
-            assert end_orphans(tmp_path) == [f"engine process {pid} was left behind: ended"]
-        else:
-            assert end_orphans(tmp_path) == []
-        deadline = time.monotonic() + 5
-        while _alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not _alive(pid) and not list(tmp_path.glob("*.pid")) and end_orphans(tmp_path) == []
+        _gone(pid)
+        _gone(child)
+        assert orphans.end(tmp_path) == [] and not list(tmp_path.glob("*.pid"))
+
+
+def test_what_outlived_pilothouse_and_warden_is_ended_by_the_next_start(tmp_path: Path) -> None:
+    owner, pid, child = owned(tmp_path, "family")
+    with owner:
+        warden = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(owner.pid, signal.SIGSTOP)  # it must not clean up first
+        os.kill(warden, signal.SIGKILL)
+        owner.kill()
+        owner.wait()
+        _gone(pid)  # Linux ends it with its warden; what it started goes on
+        assert _alive(child)
+        assert orphans.end(tmp_path) == [f"engine process {pid} was left behind: ended"]
+        _gone(child)
+        assert not list(tmp_path.glob("*.pid")) and orphans.end(tmp_path) == []
 
 
 def test_a_process_that_only_has_the_same_id_is_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", MODULE]) as innocent:
-        note = {"pid": innocent.pid, "started": 1, "mark": MODULE, "owner": 2**22 + 1, "owner_started": 5}
+        note = {"pid": innocent.pid, "started": 1, "owner": 2**22 + 1, "owner_started": 5}
         (tmp_path / "engine-1-a.pid").write_bytes(msgspec.json.encode(note))
         (tmp_path / "engine-2-b.pid").write_text("{")
-        assert end_orphans(tmp_path) == [] and innocent.poll() is None and not list(tmp_path.iterdir())
+        assert orphans.end(tmp_path) == [] and innocent.poll() is None and not list(tmp_path.iterdir())
         innocent.kill()
+
+
+def _gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(pid)
 
 
 def _alive(pid: int) -> bool:

@@ -7,8 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from pilothouse.core.records import Finding
-from pilothouse.serve.gateway import record as record_module
-from pilothouse.serve.gateway.record import Exchange, StoreRecorder
+from pilothouse.serve import recorder as record_module
+from pilothouse.serve.gateway.record import Exchange
+from pilothouse.serve.recorder import StoreRecorder
 from pilothouse.store import schema
 from pilothouse.store.store import Store
 
@@ -60,8 +61,8 @@ def test_without_record_text_only_figures_are_kept(store: Store) -> None:
 def test_feedback_finds_an_exchange_that_was_recorded_just_before(store: Store) -> None:
     recorder = StoreRecorder(store, record_text=True)
     recorder.record(exchange(1))
-    assert recorder.feedback("req_1", "thumb", "down")
-    assert not recorder.feedback("req_9", "thumb", "up")
+    assert recorder.keep("req_1", "thumb", "down")
+    assert not recorder.keep("req_9", "thumb", "up")
     recorder.close()
     with store.engine.connect() as c:
         assert [(f.exchange, f.kind, f.value) for f in c.execute(sa.select(schema.feedback))] == [
@@ -81,7 +82,7 @@ def test_what_does_not_fit_is_counted_and_not_waited_for(store: Store, monkeypat
 def test_a_write_that_fails_is_counted(store: Store) -> None:
     recorder = StoreRecorder(store, record_text=True)
     recorder.record(exchange(1))
-    recorder.feedback("req_1", "thumb", "up")  # waits until it is written
+    recorder.keep("req_1", "thumb", "up")  # waits until it is written
     recorder.record(exchange(1))  # the same id again
     recorder.close()
     assert recorder.dropped == 1 and len(rows(store)) == 1

@@ -16,12 +16,12 @@ from openai import OpenAI
 from pilothouse.core import client
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
+from pilothouse.serve import orphans
 from pilothouse.serve.base import CAPABILITIES, EngineSpec
+from pilothouse.serve.deployment import Deployment, Route
 from pilothouse.serve.engines import llamacpp
-from pilothouse.serve.gateway.routes import Route
 from pilothouse.serve.memory import check_memory, kv_bytes_per_token
 from pilothouse.serve.run import Live
-from pilothouse.serve.supervisor import end_orphans
 
 pytestmark = pytest.mark.model
 
@@ -32,7 +32,7 @@ def _spec(model: Path, **changes: object) -> EngineSpec:
 
 def test_kill_9_under_load_fails_what_was_in_flight_and_then_answers_again(smollm2: Path, tmp_path: Path) -> None:
     events: list[str] = []
-    live = Live("llamacpp", _spec(smollm2), {"m": Route()}, tmp_path, events.append).start()
+    live = Live([Deployment("m", "llamacpp", _spec(smollm2), {"m": Route()})], tmp_path, events.append).start()
     try:
         endpoint = Endpoint(live.gateway(), "m")
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"not a model" * 1000)
     with pytest.raises(UserError, match="not a whole GGUF file"):
-        Live("llamacpp", _spec(bad), {"m": Route()}, tmp_path / "engine", lambda _: None).start()
+        Live([Deployment("m", "llamacpp", _spec(bad), {"m": Route()})], tmp_path / "engine", lambda _: None).start()
 
 
 def test_what_the_engine_itself_refuses_is_one_line_with_its_reason(smollm2: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_the_engine_itself_refuses_is_one_line_with_its_reason(smollm2: Pat
     bad.write_bytes(b"GGUF but no adapter" * 1000)
     spec = _spec(smollm2, adapters=(("a", bad),))
     with pytest.raises(UserError) as e:
-        Live("llamacpp", spec, {"m": Route()}, tmp_path / "engine", lambda _: None).start()
+        Live([Deployment("m", "llamacpp", spec, {"m": Route()})], tmp_path / "engine", lambda _: None).start()
     assert "exit code" in e.value.line() and "its log says nothing" not in e.value.line()
 
 
@@ -93,9 +93,10 @@ def test_an_engine_ends_with_a_pilothouse_that_is_killed(smollm2: Path, tmp_path
 import time
 from pathlib import Path
 from pilothouse.serve.base import CAPABILITIES, EngineSpec
-from pilothouse.serve.gateway.routes import Route
+from pilothouse.serve.deployment import Deployment, Route
 from pilothouse.serve.run import Live
-live = Live("llamacpp", EngineSpec(Path({str(smollm2)!r}), "m", context=256, streams=1), {{"m": Route()}},
+spec = EngineSpec(Path({str(smollm2)!r}), "m", context=256, streams=1)
+live = Live([Deployment("m", "llamacpp", spec, {{"m": Route()}})],
             Path({str(tmp_path)!r}), print).start()
 print(live.supervisor.pid, flush=True)
 time.sleep(60)
@@ -113,7 +114,7 @@ time.sleep(60)
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{engine}").exists(), "the engine outlived its Pilothouse"
-    end_orphans(tmp_path)
+    orphans.end(tmp_path)
     assert not (tmp_path / "engine.pid").exists()
 
 

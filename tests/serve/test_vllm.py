@@ -349,6 +349,14 @@ resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 lea
 PORT = """    sock.bind(addr)
 OSError: [Errno 98] Address already in use
 """
+WORKER = f"""(EngineCore pid=9467) ERROR 11-25 10:32:04 [multiproc_executor.py:315] Worker proc VllmWorker-0 died \
+unexpectedly (exit code: None), shutting down executor.
+{CORE}    raise RuntimeError("Executor failed.")
+{CORE}RuntimeError: Executor failed.
+"""
+ENGINE = """(APIServer pid=25534) ERROR 11-25 10:32:33 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: \
+EngineCore encountered an issue. See stack trace (above) for the root cause.
+"""
 FLAG = """usage: api_server.py [-h] [--headless] [--api-server-count API_SERVER_COUNT]
 api_server.py: error: argument --kv-cache-dtype: invalid choice: 'silly' (choose from 'auto', 'bfloat16', 'fp8')
 """
@@ -375,6 +383,8 @@ api_server.py: error: argument --kv-cache-dtype: invalid choice: 'silly' (choose
         (RANK, "LoRA rank 8 is greater than max_lora_rank 1."),
         (PORT, "Address already in use"),
         (FLAG, "argument --kv-cache-dtype: invalid choice: 'silly' (choose from 'auto', 'bfloat16', 'fp8')"),
+        (WORKER, "one of its processes was killed, as the system does when memory runs out"),
+        (ENGINE, "one of its processes was killed, as the system does when memory runs out"),
         ("(APIServer pid=1) INFO 11-25 10:08:25 [x.py:1] Application startup complete.\n", ""),
         ("", ""),
     ],

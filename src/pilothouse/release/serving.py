@@ -15,12 +15,12 @@ from pilothouse.core.records import Asset
 from pilothouse.guard.policy import Policy, compile_policy
 from pilothouse.serve.base import Engine, EngineSpec
 from pilothouse.serve.deployment import Deployment, Route
-from pilothouse.serve.front import Front
 from pilothouse.serve.gateway import control
 from pilothouse.serve.gateway.limits import Price
 from pilothouse.serve.keyring import Keyring
 from pilothouse.serve.recorder import StoreRecorder
 from pilothouse.serve.run import Live
+from pilothouse.serve.telemetry import Spans, open_spans
 from pilothouse.store.store import Store
 
 
@@ -51,6 +51,7 @@ class Serving:
         self._urls: dict[bool, str] = {}
         self._drain_s = 10.0
         self._keyring: Keyring | None = None
+        self._spans: Spans | None = None
 
     @property
     def policy(self) -> Policy:
@@ -70,12 +71,7 @@ class Serving:
         self._drain_s = settings.drain_s
         keyring = self._keyring = Keyring(self.store, keys)
         recorder = StoreRecorder(self.store, record_text=settings.record_text)
-        seen = None
-        if settings.traces:
-            from pilothouse.serve.telemetry import Spans
-
-            self._spans = Spans(settings.traces)
-            seen = self._spans.add
+        self._spans = open_spans(record_text=settings.record_text, note=self._note)
         self._slo, self._folder = slo, folder
         url, self._front = self._live.front(
             self._configured(settings),
@@ -84,7 +80,7 @@ class Serving:
             public=settings.public,
             processes=settings.processes or cores(),
             recorder=recorder,
-            seen=seen,
+            seen=self._spans.add if self._spans is not None else None,
             proxy=console,
         )
         keyring.attach(self._front.memory, lambda: self._live.configure(self._front, self._configured(self._settings)))
@@ -104,7 +100,7 @@ class Serving:
         self._live.stop(self._drain_s)
         if self._keyring is not None:
             self._keyring.close()
-        if getattr(self, "_spans", None) is not None:
+        if self._spans is not None:
             self._spans.close()
 
     def _configured(self, settings: Serve) -> control.Configure:
@@ -124,7 +120,7 @@ class Serving:
             hedge_s=settings.hedge_ms / 1e3 if settings.hedge_ms else None,
             first_s=settings.first_byte_s,
             next_s=settings.next_byte_s,
-            traced=settings.traces is not None,
+            traced=self._spans is not None,
             keeps_text=settings.record_text,
             tls_cert=_file(self._folder, settings.tls_cert, "tls_cert"),
             tls_key=_file(self._folder, settings.tls_key, "tls_key"),
@@ -139,7 +135,7 @@ class Serving:
         gguf = engine.format == "gguf"
         spec = EngineSpec(
             model=base / "model.gguf" if gguf else base,
-            alias=f"{served.name}-base",
+            alias=served.name if gguf else f"{served.name}-base",  # vLLM: an adapter is a model name
             adapters=((served.name, adapter / "adapter.gguf" if gguf else adapter),),
             context=spec_of["context"],
             streams=spec_of["streams"],

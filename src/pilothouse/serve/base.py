@@ -116,9 +116,9 @@ class Engine(Protocol):
         """Why it ended, in one line, from the end of its log ('' when the log does not tell)."""
 
 
-def no_adapter_call(verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
+def no_adapter_call(*_: object) -> None:
     """For engines that cannot: `adapter_call = staticmethod(no_adapter_call)`."""
-    return None
+    return
 
 
 def as_it_is(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The gateway's processes, one a core, seen from their owner: started, told, listened to, started again, stopped.
 
 They share one port (SO_REUSEPORT: the kernel deals connections out) and one piece of memory for limits, figures and
-routing. The owner has what must exist once: engines, store, keys. A process that dies takes its connections with it; the
-others go on, and it is replaced at once.
+routing. The owner has what must exist once: engines, store, keys. A process that dies takes its connections with it;
+the others go on, and it is replaced at once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Process:
 
 
 class Front:
-    """All of them. records: who keeps exchanges; seen: who else is told of each (spans); on_event: one line a change."""
+    """All of them. records: who keeps exchanges; seen: who else is told (spans); on_event: one line a change."""
 
     def __init__(
         self,
@@ -121,9 +121,14 @@ class Front:
         ours.setblocking(False)
         p.gone, p.listening = asyncio.Event(), asyncio.get_running_loop().create_future()
         fds = (self.memory.fd, theirs.fileno())
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
         argv = ["-m", "pilothouse.serve.gateway.worker", *map(str, fds), str(p.number), str(len(self._all))]
         p.process = await asyncio.create_subprocess_exec(
-            sys.executable, *argv, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL, env={**os.environ, "MALLOC_ARENA_MAX": "2"}
+            sys.executable,
+            *argv,
+            pass_fds=fds,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=environment,
         )
         theirs.close()
         _, p.channel = await asyncio.get_running_loop().create_connection(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from time import time
 
 from pilothouse.core.errors import UserError
 from pilothouse.serve.gateway import shared as sh
@@ -38,7 +39,7 @@ class Keyring:
         self._version = stored.version(self._store)
         found = []
         for key in stored.listed(self._store):
-            if key.revoked is not None:
+            if key.state() != "live":
                 continue
             row = self._rows.setdefault(key.id, len(self._plain) + len(self._rows))
             if row >= sh.KEYS - 1:
@@ -77,7 +78,9 @@ class Keyring:
             before = self._written.get(key, [0.0] * len(now))
             new = {name: a - b for name, a, b in zip(sh.KEY_COLUMNS, now, before, strict=True) if name != "running"}
             if any(new.values()):
-                rows.append(stored.Usage(key=key, **new))
+                cost = new.pop("cost")
+                counts = {name: int(n) for name, n in new.items()}
+                rows.append(stored.Usage(key, stored.today(), **counts, cost=cost, seen=time()))
                 self._written[key] = now
         if rows:
             stored.add_usage(self._store, rows)

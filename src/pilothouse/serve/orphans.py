@@ -41,7 +41,9 @@ def end(folder: Path) -> list[str]:
             continue
         if _started(found.owner) == found.owner_started:
             continue
-        if found.started and _started(found.pid) == found.started:
+        started = _started(found.pid)
+        # A group's number is not given away while one of the group lives: its leader may be gone.
+        if found.started and (started == found.started or (started == 0 and _group(found.pid))):
             kill_group(found.pid)
             said.append(f"engine process {found.pid} was left behind: ended")
         file.unlink(missing_ok=True)
@@ -55,10 +57,21 @@ def kill_group(pid: int | None) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
+def _group(pid: int) -> bool:
+    """Does anybody of the group that this process led still live?"""
+    stats = (_stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return any(fields[0] != "Z" and int(fields[2]) == pid for fields in stats if fields)
+
+
 def _started(pid: int) -> int:
     """0 when there is no such process (a zombie is none), or no /proc to ask."""
+    fields = _stat(pid)
+    return 0 if not fields or fields[0] == "Z" else int(fields[19])
+
+
+def _stat(pid: int) -> list[str]:
+    """proc(5): what follows the name in /proc/PID/stat, from the state (field 3) on."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return 0 if fields[0] == "Z" else int(fields[19])
+        return []

@@ -14,9 +14,10 @@ from pilothouse.serve.deployment import Deployment, member
 from pilothouse.serve.front import Front
 from pilothouse.serve.gateway import control
 from pilothouse.serve.gateway import shared as sh
-from pilothouse.serve.gateway.gateway import Gateway, Settings
+from pilothouse.serve.gateway.gateway import Gateway
 from pilothouse.serve.gateway.record import Exchange, Recorder
 from pilothouse.serve.gateway.routing.fleet import Fleet, Member
+from pilothouse.serve.gateway.settings import Settings
 from pilothouse.serve.supervisor import Supervisor
 
 if TYPE_CHECKING:

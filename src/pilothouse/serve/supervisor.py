@@ -100,7 +100,8 @@ class Supervisor:
         """Take it away again."""
         path = dict(self.spec.adapters).get(name)
         if path is None:
-            raise UserError(f"no adapter is called {name!r}", fix=f"Loaded: {', '.join(n for n, _ in self.spec.adapters)}.")
+            known = ", ".join(n for n, _ in self.spec.adapters)
+            raise UserError(f"no adapter is called {name!r}", fix=f"Loaded: {known or 'none'}.")
         await self._change_adapters("unload", name, path, tuple(a for a in self.spec.adapters if a[0] != name))
 
     async def _change_adapters(self, verb: Any, name: str, path: Path, after: tuple[tuple[str, Path], ...]) -> None:

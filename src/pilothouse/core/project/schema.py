@@ -145,7 +145,6 @@ class Serve(Section):
     first_byte_s: float = Field(300, gt=0)
     next_byte_s: float = Field(60, gt=0)
     price: Price = Price()
-    traces: str | None = Field(None, description="where spans go: an OTLP/HTTP address, or `file:PATH`")
     drain_s: float = Field(10, gt=0)
     max_body_kb: int = Field(1024, ge=1)
 

@@ -135,7 +135,8 @@ class Vllm:
             text = " ".join(_inner(line).split())
             if text and not _ECHO.search(text):
                 return _sentences(text)
-        return ""
+        killed = "one of its processes was killed, as the system does when memory runs out"
+        return killed if _DIED.search(last) else ""
 
 
 # "(EngineCore pid=8) ERROR 11-25 10:08:25 [core.py:1] ValueError: …", or the same at the beginning of a line; of a
@@ -145,7 +146,8 @@ _ERROR = re.compile(
     r"(?:[\w.]*(?:Error|Exception): ((?!\d+ validation error).+)|  Value error, (.+)|api_server\.py: error: (.+))$",
     re.M,
 )
-_ECHO = re.compile(r"Engine core initialization failed|EngineCore encountered an issue|see stack trace", re.I)
+_ECHO = re.compile(r"Engine core initialization failed|EngineCore encountered an issue|^Executor failed", re.I)
+_DIED = re.compile(r"\bdied unexpectedly|\bEngineDeadError\b")
 
 
 def _inner(groups: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The engine's answer where it has to be read: under guard, or for a caller who asked in another form than the engine's.
+"""The engine's answer where it has to be read: under guard, or for a caller who asked in another form than its own.
 
 Every answer becomes OpenAI's chat form, passes the guard, and becomes the caller's form again.
 """

@@ -1,8 +1,8 @@
 """From an admitted request to its answer: choose an engine, send, and while nothing has gone out, try again elsewhere.
 
-What may be sent again: a request that no engine took (connection refused), one whose engine hung up or failed (5xx, 429)
-before a token, each at another engine; at the same engine only when it is being restarted. Nothing is asked again once
-a token is on its way to the caller.
+What may be sent again: a request that no engine took (connection refused), one whose engine hung up or failed (5xx,
+429) before a token, each at another engine; at the same engine only when it is being restarted. Nothing is asked again
+once a token is on its way to the caller.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -21,7 +21,7 @@ from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.hedge import race
 from pilothouse.serve.gateway.routing.choose import Chooser
 from pilothouse.serve.gateway.routing.fleet import Fleet, Member
-from pilothouse.serve.gateway.upstream import Pool, Sink, UpstreamFault
+from pilothouse.serve.gateway.upstream import Answer, Pool, Sink, UpstreamFault
 
 _AT_ONCE_S = 0.5
 _AGAIN_S = 0.1
@@ -37,15 +37,6 @@ class Tries:
 
     wait_ready_s: float = 15.0
     hedge_s: float | None = None
-
-
-class Answer(Sink, Protocol):
-    """An answer on its way to the caller. begun: bytes of it have gone out."""
-
-    begun: bool
-    status: int
-
-    def finish(self) -> None: ...
 
 
 class Asker:
@@ -67,13 +58,13 @@ class Asker:
             prompt = call.body.get("messages") or call.body.get("prompt") or call.body.get("input")
             place = self._chooser.choose(call.model, prompt, call.tokens, call.session, tried)
             if place < 0:
-                if tried and attempts < _ATTEMPTS and last is not None and last.refused and monotonic() < deadline:
+                if not tried or last is None:
+                    await self._ready(deadline)
+                elif last.refused and monotonic() < deadline:
                     tried = ()  # all refused the connection: one of them may be back in a moment
                     await asyncio.sleep(_AGAIN_S)
-                    continue
-                if last is not None:
+                else:
                     raise last
-                await self._ready(deadline)
                 continue
             attempts += 1
             sent = monotonic()
@@ -163,13 +154,13 @@ class Asker:
         await race(first, second, answer, self._tries.hedge_s)
 
     def _request(self, call: Call, path: str, member: Member, place: int) -> bytes:
-        """The bytes for the engine: its own model name, the adapter, the default system prompt, usage always asked for."""
+        """The bytes for the engine: its own model name, the adapter, the default system prompt; usage always asked."""
         served = member.models[call.model]
         call.release = served.release
         body = {**call.body, **served.fields}
-        if served.system_prompt and "messages" in body:
-            if not any(m["role"] in ("system", "developer") for m in body["messages"]):
-                body["messages"] = [{"role": "system", "content": served.system_prompt}, *body["messages"]]
+        said = body.get("messages")
+        if served.system_prompt and said and not any(m["role"] in ("system", "developer") for m in said):
+            body["messages"] = [{"role": "system", "content": served.system_prompt}, *said]
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         if member.rewrites:
@@ -230,7 +221,6 @@ class _Unseen:
 
 
 def _parent(call: Call) -> bytes:
-    """W3C Trace Context: the caller's trace, our span."""
-    version, _, rest = call.trace.partition("-")
-    trace, _, _ = rest.partition("-")
-    return f"{version or '00'}-{trace}-{call.span}-01".encode()
+    """W3C Trace Context: the caller's trace and flags, our span."""
+    version, trace, _, flags = call.trace.split("-")
+    return f"{version}-{trace}-{call.span}-{flags}".encode()

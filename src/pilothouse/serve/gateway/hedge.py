@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pilothouse.serve.gateway.upstream import Sink, Upstream, UpstreamFault
-
-if TYPE_CHECKING:
-    from pilothouse.serve.gateway.ask import Answer
+from pilothouse.serve.gateway.upstream import Answer, Sink, Upstream, UpstreamFault
 
 Attempt = Callable[[Sink], "Coroutine[Any, Any, None] | None"]
 

@@ -1,7 +1,7 @@
 """May this key ask now? Requests and tokens a minute, requests at a time, money a month; exact over all processes.
 
-The two rates are token buckets in their virtual-scheduling form (GCRA, ITU-T I.371): one time a bucket, "when it will be
-full again"; a bucket holds a minute's worth. Tokens are charged before as what the request may cost (prompt and
+The two rates are token buckets in their virtual-scheduling form (GCRA, ITU-T I.371): one time a bucket, "when it will
+be full again"; a bucket holds a minute's worth. Tokens are charged before as what the request may cost (prompt and
 max_tokens) and corrected when the engine has counted.
 """
 
@@ -66,7 +66,7 @@ class Limits:
         keys, row = self._shared.keys, key.row
         try:
             if key.concurrency is not None and keys.total(row, sh.RUNNING) >= key.concurrency:
-                raise _limited("concurrency", f"{key.concurrency} requests at a time", 1.0)
+                raise _limited(f"{key.concurrency} requests at a time", 1.0)
             if key.budget is not None and self.spent(key) >= key.budget:
                 raise ApiError(429, "budget_exceeded", f"key {key.name!r} has used up its budget of {key.budget:g}")
             if key.requests_per_minute is not None or key.tokens_per_minute is not None:
@@ -112,13 +112,13 @@ class Limits:
                 # A request larger than the whole bucket waits for a full one; it could never pass otherwise.
                 full_at = max(buckets.own(row, column), now) + min(n, limit) * _MINUTE / limit
                 if full_at - now > _MINUTE * (1 + 1e-9):
-                    raise _limited(what, f"{limit} {what} a minute", full_at - now - _MINUTE)
+                    raise _limited(f"{limit} {what} a minute", full_at - now - _MINUTE)
                 after.append((column, max(buckets.own(row, column), now) + n * _MINUTE / limit))
             for column, full_at in after:
                 buckets.set(row, column, full_at)
 
 
-def _limited(what: str, limit: str, wait_s: float) -> ApiError:
+def _limited(limit: str, wait_s: float) -> ApiError:
     return ApiError(
         429,
         "rate_limit_exceeded",

@@ -1,8 +1,4 @@
-"""The gateway's own figures in Prometheus' text format: counted in shared memory, summed over processes when asked for.
-
-Edges of the histograms are vLLM's (vllm/v1/metrics/loggers.py), so that a dashboard made for it shows both; names
-follow OpenTelemetry's GenAI conventions where they exist.
-"""
+"""The gateway's own figures in Prometheus' text format: counted in shared memory, summed over processes at reading."""
 
 from __future__ import annotations
 
@@ -15,37 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from pilothouse.serve.gateway import shared as sh
+from pilothouse.serve.gateway.layout import FIRST, GENERATION, HISTOGRAMS, PROMPT, STATUS_COLUMN, STATUSES
 
 if TYPE_CHECKING:
     from pilothouse.serve.gateway.routing.fleet import Fleet
-
-# fmt: off
-_TTFT = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
-_TPOT = (.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
-_LATENCY = (.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
-_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
-_OVERHEAD = (.00005, .0001, .00015, .0002, .0003, .0005, .001, .002, .005, .015, .05, .25)
-# fmt: on
-HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
-    ("gen_ai_server_time_to_first_token_seconds", "TTFT, from the request's last byte to the first token out", _TTFT),
-    ("gen_ai_server_time_per_output_token_seconds", "TPOT of streams, after the first token", _TPOT),
-    ("gen_ai_server_request_duration_seconds", "Whole requests", _LATENCY),
-    ("pilothouse_request_queue_seconds", "Wait for admission", _LATENCY),
-    ("pilothouse_overhead_seconds", "What the gateway added before the answer began, guard included", _OVERHEAD),
-    ("pilothouse_request_prompt_tokens", "Tokens of a prompt", _TOKENS),
-    ("pilothouse_request_generation_tokens", "Tokens of an answer", _TOKENS),
-)
-TTFT, TPOT, LATENCY, QUEUE, OVERHEAD, PROMPT, GENERATION = range(len(HISTOGRAMS))
-STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504, 0)
-"""0: any other."""
-_STATUS = {status: i for i, status in enumerate(STATUSES)}
-
-_FIRST = []
-_at = len(STATUSES)
-for _, _, _edges in HISTOGRAMS:
-    _FIRST.append(_at)
-    _at += len(_edges) + 2  # one count an edge, one beyond them all, the sum
-COLUMNS = _at
 
 
 class Metrics:
@@ -59,11 +28,11 @@ class Metrics:
 
     def request(self, model: int, status: int) -> None:
         """One more answered."""
-        self._shared.models.add(model, _STATUS.get(status, len(STATUSES) - 1))
+        self._shared.models.add(model, STATUS_COLUMN.get(status, len(STATUSES) - 1))
 
     def observe(self, model: int, histogram: int, value: float) -> None:
         """One more value of one of HISTOGRAMS."""
-        edges, first = HISTOGRAMS[histogram][2], _FIRST[histogram]
+        edges, first = HISTOGRAMS[histogram][2], FIRST[histogram]
         self._shared.models.add(model, first + bisect_left(edges, value))
         self._shared.models.add(model, first + len(edges) + 1, value)
 
@@ -97,10 +66,10 @@ class _Collector(Collector):
                 if n:
                     requests.add_metric([name, str(status or "other")], n)
             for kind, histogram in (("input", PROMPT), ("output", GENERATION)):
-                tokens.add_metric([name, kind], sums[_FIRST[histogram] + len(HISTOGRAMS[histogram][2]) + 1])
+                tokens.add_metric([name, kind], sums[FIRST[histogram] + len(HISTOGRAMS[histogram][2]) + 1])
         yield requests
         yield tokens
-        for (title, meaning, edges), first in zip(HISTOGRAMS, _FIRST, strict=True):
+        for (title, meaning, edges), first in zip(HISTOGRAMS, FIRST, strict=True):
             family = HistogramMetricFamily(title, meaning, labels=["model"])
             for name, sums in rows.items():
                 if name:

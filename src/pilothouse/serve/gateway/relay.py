@@ -6,6 +6,7 @@ engine's. Opened are only the first events (until a token is seen), those with u
 
 from __future__ import annotations
 
+import re
 from time import monotonic
 from typing import Any
 
@@ -37,6 +38,8 @@ class _Whole(msgspec.Struct):
     choices: list[_Choice] = []
 
 
+Renamed = tuple[re.Pattern[bytes], bytes]
+"""What stands in the engine's JSON for its own name of the model, and what is to stand there."""
 _whole = msgspec.json.Decoder(_Whole).decode
 _any = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -46,7 +49,7 @@ class RelayedAnswer:
 
     begun = False
 
-    def __init__(self, reply: Reply, call: Call, renamed: tuple[bytes, bytes] | None) -> None:
+    def __init__(self, reply: Reply, call: Call, renamed: Renamed | None) -> None:
         self._reply, self._call, self._renamed = reply, call, renamed
         self.status, self.parts = 0, list[bytes]()
         self.kind = "application/json"
@@ -76,14 +79,15 @@ class RelayedAnswer:
             if call.keeps_text:
                 call.answer += texts(_any(body), "message")
             if self._renamed is not None:
-                body = body.replace(self._renamed[0], self._renamed[1], 1)
+                new = self._renamed[1]
+                body = self._renamed[0].sub(lambda _: new, body, 1)
         self._reply.send(self.status, body, self.kind, **{OVERHEAD_HEADER: call.overhead()})
 
 
 class RelayedStream:
     """A stream, handed on."""
 
-    def __init__(self, reply: Reply, call: Call, renamed: tuple[bytes, bytes] | None) -> None:
+    def __init__(self, reply: Reply, call: Call, renamed: Renamed | None) -> None:
         self._reply, self._call, self._renamed = reply, call, renamed
         self.begun, self.status, self.parts = False, 0, list[bytes]()
         self.kind = "application/json"
@@ -116,7 +120,8 @@ class RelayedStream:
         if data.endswith(DONE):
             self._ended = True
         if self._renamed is not None:
-            data = data.replace(*self._renamed)
+            new = self._renamed[1]
+            data = self._renamed[0].sub(lambda _: new, data)
         if not data:
             return
         if not self.begun:

@@ -1,4 +1,4 @@
-"""What do the gateway's processes know together? One piece of shared memory: figures a row a process, summed at reading.
+"""What do the gateway's processes know together? One piece of shared memory: a row a process, summed at reading.
 
 A process writes its own rows only, so counting needs no lock: an aligned 8-byte store is seen whole or not at all. The
 few values that two processes change (the buckets of a key, a circuit's state) lie in common rows; whoever changes one
@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pilothouse.serve.gateway.layout import COLUMNS
 
 MODELS, KEYS, MEMBERS, DETECTORS = 33, 1025, 50, 32
 """Rows there are. The last row of MODELS and of KEYS takes what has none of its own. A set of members fits a float."""
@@ -63,8 +65,6 @@ class Shared:
     """The memory, cut into tables. `process` numbers this process among `processes` (0 is alone or the first)."""
 
     def __init__(self, processes: int = 1, process: int = 0, fd: int | None = None) -> None:
-        from pilothouse.serve.gateway.metrics import COLUMNS
-
         sizes = {
             "models": (MODELS, COLUMNS, processes),
             "keys": (KEYS, len(KEY_COLUMNS), processes),

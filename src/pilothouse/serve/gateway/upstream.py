@@ -49,6 +49,15 @@ class Sink(Protocol):
     def on_body(self, data: bytes) -> None: ...
 
 
+class Answer(Sink, Protocol):
+    """An answer on its way to the caller. begun: bytes of it have gone out."""
+
+    begun: bool
+    status: int
+
+    def finish(self) -> None: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection to an engine."""
 

@@ -1,6 +1,6 @@
 """One process of the gateway's front: takes connections, holds no state that matters, ends when its owner ends.
 
-    python -m pilothouse.serve.gateway.worker MEMORY_FD CONTROL_FD PROCESS PROCESSES
+python -m pilothouse.serve.gateway.worker MEMORY_FD CONTROL_FD PROCESS PROCESSES
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import uvloop
 from pilothouse.core.errors import UserError
 from pilothouse.serve.gateway import control, shared
 from pilothouse.serve.gateway.ask import Tries
-from pilothouse.serve.gateway.gateway import Gateway, Settings
+from pilothouse.serve.gateway.gateway import Gateway
 from pilothouse.serve.gateway.record import Exchange, Recorder
 from pilothouse.serve.gateway.routing.fleet import Fleet
+from pilothouse.serve.gateway.settings import Settings
 from pilothouse.serve.gateway.upstream import Patience
 
 if TYPE_CHECKING:
@@ -192,7 +193,6 @@ def main() -> None:
     numbers = [int(a) for a in sys.argv[1:5]]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(*numbers))
-
 
 
 if __name__ == "__main__":

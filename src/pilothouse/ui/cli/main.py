@@ -14,7 +14,7 @@ from pilothouse.core.errors import UserError
 
 _COMMANDS = Path(__file__).parent / "commands"
 _LOOP = "init ship up choose pull data unpack tune export evaluate parity guard redteam measure serve"
-_ORDER = {name: place for place, name in enumerate(f"{_LOOP} show list lineage engines doctor".split())}
+_ORDER = {name: place for place, name in enumerate(f"{_LOOP} keys show list lineage engines doctor".split())}
 
 
 class Commands(click.Group):

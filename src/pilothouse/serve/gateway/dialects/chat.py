@@ -21,10 +21,10 @@ class ChatStream:
 
     def chunk(self, chunk: dict[str, Any]) -> bytes:
         """One chunk."""
-        if not chunk.get("choices") and chunk.get("usage") and not self._wants_usage:
+        told = {**chunk, "model": self._model}
+        if not self._wants_usage and told.pop("usage", None) and not chunk.get("choices"):
             return b""
-        chunk["model"] = self._model
-        return event(chunk)
+        return event(told)
 
     def end(self) -> bytes:
         """The mark that all is there."""

@@ -25,7 +25,13 @@ class Admission:
     """One queue a process. ttft_s: the SLO's bound; longest: requests that may wait here."""
 
     def __init__(
-        self, fleet: Fleet, mode: str = "none", *, ttft_s: float | None = None, longest: int = 1024, wait_s: float = 60.0
+        self,
+        fleet: Fleet,
+        mode: str = "none",
+        *,
+        ttft_s: float | None = None,
+        longest: int = 1024,
+        wait_s: float = 60.0,
     ) -> None:
         self._fleet, self._mode, self._longest = fleet, mode, longest
         self._bound = ttft_s if mode == "slo" and ttft_s else None

@@ -26,8 +26,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     """One engine process (a replica) as the gateway sees it.
 
     group: the deployment it belongs to; weight: that deployment's share of traffic. role: `serve` shares traffic by
-    weight, `fallback` answers when none of those can, `shadow` gets copies whose answers nobody sees. capacity: requests
-    it answers at a time. rewrites: the engine's `rewrite` must see every request.
+    weight, `fallback` answers when none of those can, `shadow` gets copies whose answers nobody sees. capacity:
+    requests it answers at a time. rewrites: the engine's `rewrite` must see every request.
     """
 
     name: str
@@ -69,9 +69,8 @@ class Fleet:
     def update(self, members: tuple[Member, ...]) -> None:
         """New state. Members keep their place in the list for as long as the gateway runs."""
         self.members = members
-        known = {url: place for url, place in ((m.url, i) for i, m in enumerate(members))}
         self.targets = [target(m.url) if m.url else Target("", 0, False, "") for m in members]
-        assert len(known) <= sh.MEMBERS
+        assert len(members) <= sh.MEMBERS
         names = dict.fromkeys(name for m in members if m.role != "shadow" for name in m.models)
         self._serving = {
             name: tuple(i for i, m in enumerate(members) if name in m.models and m.role != "shadow") for name in names

@@ -1,8 +1,8 @@
 """Which engine has the beginning of this prompt in its cache? A table of hashed beginnings, of fixed size, shared.
 
-A prompt is cut into blocks; each block's hash continues the one before it, so equal hashes mean equal beginnings. A slot
-holds the newest prompt that fell on it: forgetting is overwriting, and the memory never grows. It is a guess about the
-engine's cache, not a copy of it: a wrong guess costs one prefill.
+A prompt is cut into blocks; each block's hash continues the one before it, so equal hashes mean equal beginnings. A
+slot holds the newest prompt that fell on it: forgetting is overwriting, and the memory never grows. It is a guess about
+the engine's cache, not a copy of it: a wrong guess costs one prefill.
 """
 
 from __future__ import annotations

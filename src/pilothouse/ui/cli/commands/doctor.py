@@ -12,7 +12,7 @@ from pilothouse.ui.cli.stage import JSON, emit
 @JSON
 def command(deep: bool, as_json: bool) -> None:
     """Exit code 2 when something is broken that only the user can mend."""
-    from pilothouse.serve.supervisor import end_orphans
+    from pilothouse.serve import orphans
     from pilothouse.store import doctor
     from pilothouse.store.store import Store
     from pilothouse.ui.cli import show
@@ -22,7 +22,7 @@ def command(deep: bool, as_json: bool) -> None:
     engines = store.root / "engines"
     if engines.exists():
         folders = [engines, *(p for p in engines.rglob("*") if p.is_dir())]
-        remarks += [doctor.Remark("cleaned", ended) for folder in folders for ended in end_orphans(folder)]
+        remarks += [doctor.Remark("cleaned", ended) for folder in folders for ended in orphans.end(folder)]
     if as_json:
         emit(remarks)
     else:

@@ -1,4 +1,4 @@
-"""Serve a release (the newest by default): engine, gateway, guard and console, until ctrl-C."""
+"""Serve a release (the newest by default): engines, gateway, guard and console, until ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import click
 from pilothouse.ui.cli.stage import PROJECT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilothouse.core.project import Project
+    from pilothouse.release.serving import Serving
     from pilothouse.store.store import Store
 
 
@@ -61,19 +64,31 @@ def serve_release(
     check_port(serve.host, bound)
     assets = {role: store.asset(release.digests[role]) for role in ("base", "adapter", "prompt", "policy")}
     progress = Terminal()
-    stop = _on_signals(signal.SIGTERM, signal.SIGINT)
-    with ConsoleProcess(store, f"http://{serve.host}:{bound}/metrics") as console:
+    stop, again = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
+    scheme = "https" if serve.tls_cert else "http"
+    with ConsoleProcess(store, f"{scheme}://{serve.host}:{bound}/metrics") as console:
         progress.begin("starting the engine")
-        serving = Serving(Served(release.project, assets, release.serving, release.id), store, note=progress.note)
+        served = Served(release.project, assets, release.serving, release.id)
+        serving = Serving(served, store, note=progress.note, settings=serve)
         try:
             progress.end()
-            url = serving.front(serve, port=bound, keys=keys, console=console.socket)
+            url = serving.front(
+                serve,
+                slo=declared.use.slo,
+                port=bound,
+                keys=keys,
+                folder=declared.folder,
+                console=console.socket,
+            )
             store.audit("serve", release.id, {"url": url, "pid": os.getpid()})
             progress.headline(f"{release.id} ({release.verdict}) answers at {url}/v1  ·  console: {url}/")
             progress.note(f"try: curl {url}/v1/models")
             progress.note("ctrl-C stops it")
             while not stop:
                 time.sleep(0.2)
+                if again:
+                    again.clear()
+                    _reload(declared, serving, progress.note)
             progress.headline("stopping …")
         finally:
             serving.stop()
@@ -98,6 +113,18 @@ def _keys(variable: str | None) -> dict[str, str]:
     return {name: key for name, _, key in pairs}
 
 
+def _reload(declared: Project, serving: Serving, note: Callable[[str], None]) -> None:
+    """SIGHUP: the project's file is read again; a mistake in it changes nothing."""
+    from pilothouse.core.errors import UserError
+    from pilothouse.core.project import load_project
+
+    try:
+        serving.reload(load_project(declared.folder).serve)
+        note("settings read again: they count for requests from now on")
+    except UserError as e:
+        note(f"settings not changed: {e.line()}")
+
+
 def _on_signals(*numbers: int) -> list[int]:
     """A list that fills when one of the signals arrives (a second ctrl-C raises KeyboardInterrupt)."""
     import signal
@@ -105,7 +132,7 @@ def _on_signals(*numbers: int) -> list[int]:
     arrived: list[int] = []
 
     def note(number: int, _: object) -> None:
-        if arrived:
+        if arrived and number != signal.SIGHUP:
             raise KeyboardInterrupt
         arrived.append(number)
 
