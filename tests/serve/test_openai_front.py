@@ -19,7 +19,9 @@ HI: list[Any] = [{"role": "user", "content": "Hi"}]
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "enter", "arguments": '{"a":'}}
 
 
-def scene(generate: Generate, play: Callable[[openai.AsyncOpenAI, int], Coroutine[Any, Any, None]], **front: Any) -> None:
+def scene(
+    generate: Generate, play: Callable[[openai.AsyncOpenAI, int], Coroutine[Any, Any, None]], **front: Any
+) -> None:
     """Serve `generate`, let OpenAI's client play, stop."""
 
     async def whole() -> None:
@@ -47,7 +49,7 @@ async def echo(ask: Ask) -> AsyncGenerator[Piece, None]:
 
 
 def test_whole_and_streamed_answers_agree() -> None:
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         assert [m.id async for m in client.models.list()] == ["desk"]
         ask: dict[str, Any] = {"model": "desk", "messages": HI, "n": 3, "seed": 4, "logprobs": True}
         whole = await client.chat.completions.create(**ask)
@@ -69,7 +71,7 @@ def test_whole_and_streamed_answers_agree() -> None:
 
 
 def test_text_completions_of_several_prompts_count_each_prompt_once() -> None:
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         made = await client.completions.create(model="desk", prompt=["a", "b"], n=2)
         assert [c.index for c in made.choices] == [0, 1, 2, 3] and made.choices[3].text == "word -"
         assert made.usage and (made.usage.prompt_tokens, made.usage.completion_tokens) == (14, 12)
@@ -80,12 +82,12 @@ def test_text_completions_of_several_prompts_count_each_prompt_once() -> None:
 
 
 def test_a_tool_call_in_parts_is_one_call_in_a_whole_answer() -> None:
-    async def tools(ask: Ask) -> AsyncGenerator[Piece, None]:
+    async def tools(_: Ask) -> AsyncGenerator[Piece, None]:
         yield Piece(more={"tool_calls": [CALL]})
         yield Piece(more={"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}], "reasoning_content": "so"})
         yield Piece(finish="tool_calls")
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         made = (await client.chat.completions.create(model="desk", messages=HI)).choices[0]
         assert made.finish_reason == "tool_calls" and made.message.content is None and made.message.tool_calls
         (call,) = made.message.tool_calls
@@ -114,7 +116,7 @@ def test_what_cannot_be_answered_is_a_400_in_openais_shape(asked: dict[str, Any]
             raise EngineError(400, "no such stop")
         yield Piece("x", finish="stop")
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError, match=says):
                 await client.chat.completions.create(model="desk", stream=stream, **asked)
@@ -128,7 +130,7 @@ def test_a_failure_in_mid_stream_is_its_last_event_and_a_crash_is_a_500() -> Non
             yield Piece("begun ")
         raise RuntimeError("out of memory")
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         text = ""
         with pytest.raises(openai.APIError, match="out of memory"):
             async for c in await client.chat.completions.create(model="desk", messages=HI, stream=True):
@@ -143,7 +145,7 @@ def test_a_failure_in_mid_stream_is_its_last_event_and_a_crash_is_a_500() -> Non
 def test_a_client_that_leaves_ends_all_its_generators_at_once() -> None:
     running: set[int] = set()
 
-    async def endless(ask: Ask) -> AsyncGenerator[Piece, None]:
+    async def endless(_: Ask) -> AsyncGenerator[Piece, None]:
         mine = len(running)
         running.add(mine)
         try:
@@ -152,7 +154,7 @@ def test_a_client_that_leaves_ends_all_its_generators_at_once() -> None:
         finally:
             running.discard(mine)
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         for stream in (True, False):
             asked = client.chat.completions.create(model="desk", messages=HI, n=3, stream=stream)
             if stream:
@@ -176,11 +178,11 @@ def test_a_client_that_leaves_ends_all_its_generators_at_once() -> None:
 
 
 def test_an_engine_client_that_cancels_itself_does_not_leave_the_caller_waiting() -> None:
-    async def cancelled(ask: Ask) -> AsyncGenerator[Piece, None]:
+    async def cancelled(_: Ask) -> AsyncGenerator[Piece, None]:
         raise asyncio.CancelledError
         yield Piece()
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(client: openai.AsyncOpenAI, _: int) -> None:
         with pytest.raises(openai.InternalServerError, match="cancelled its answer"):
             await client.chat.completions.create(model="desk", messages=HI)
 
@@ -201,7 +203,7 @@ def test_only_health_is_open_to_those_without_the_key() -> None:
         writer.close()
         return answer
 
-    async def play(client: openai.AsyncOpenAI, port: int) -> None:
+    async def play(_: openai.AsyncOpenAI, port: int) -> None:
         assert b" 200 " in await get(port, "/health")
         state["up"] = False
         assert b" 503 " in await get(port, "/health")
@@ -219,7 +221,7 @@ def test_only_health_is_open_to_those_without_the_key() -> None:
 
 
 def test_an_answer_under_way_is_finished_when_it_is_told_to_stop() -> None:
-    async def slow(ask: Ask) -> AsyncGenerator[Piece, None]:
+    async def slow(_: Ask) -> AsyncGenerator[Piece, None]:
         yield Piece("be")
         await asyncio.sleep(0.3)
         yield Piece("gun", finish="stop")

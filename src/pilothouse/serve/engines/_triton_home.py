@@ -58,6 +58,9 @@ def _wheel(python: Path) -> TritonHome | None:
         lacks = [name for name in ("xllamacpp", "tritonclient", "msgspec", "httptools") if not (site / name).is_dir()]
         if lacks:
             raise UserError(f"{lacks[0]} is missing beside Triton", where=str(python), fix=f"Complete it: {INSTALL}")
-        version = next((p.name.split("-")[1] for p in site.glob("nvidia_pytriton-*.dist-info")), "?")
+        version = next(
+            (p.name.removesuffix(".dist-info").rpartition("-")[2] for p in site.glob("nvidia_pytriton-*.dist-info")),
+            "?",
+        )
         return TritonHome(python, server, f"nvidia-pytriton {version}", site)
     return None
