@@ -254,20 +254,37 @@ def test_tools_whole_and_streamed(server: TgiServer) -> None:
 # Its clients
 
 
+HUB = """
+import sys
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
+url, prompt, hi = sys.argv[1], sys.argv[2], [{"role": "user", "content": "Say hello."}]
+client = InferenceClient(model=url, token="sk-tgi")
+asked = {"max_new_tokens": 6, "do_sample": False}
+whole = client.text_generation(prompt, details=True, **asked)
+assert whole.details.generated_tokens == 6 and whole.details.finish_reason == "length", whole
+assert "".join(client.text_generation(prompt, stream=True, **asked)) == whole.generated_text
+assert client.text_generation(prompt, adapter_id="one", **asked) != whole.generated_text
+chat = client.chat_completion(hi, max_tokens=5, temperature=0.0, logprobs=True)
+assert chat.choices[0].message.content and chat.usage.completion_tokens == 5, chat
+chunks = client.chat_completion(hi, max_tokens=5, temperature=0.0, stream=True)
+assert "".join(c.choices[0].delta.content for c in chunks) == chat.choices[0].message.content
+try:
+    client.text_generation(prompt, top_k=-1)
+    raise SystemExit("not refused")
+except ValidationError as e:
+    print(e)
+"""
+
+
 def test_hugging_faces_client(server: TgiServer) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    client = hub.InferenceClient(model=server.url, token="sk-tgi")
-    asked: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
-    whole = client.text_generation(PROMPT, details=True, **asked)
-    assert whole.details.generated_tokens == 6 and whole.details.finish_reason == "length"
-    assert "".join(client.text_generation(PROMPT, stream=True, **asked)) == whole.generated_text
-    assert client.text_generation(PROMPT, adapter_id="one", **asked) != whole.generated_text
-    chat = client.chat_completion(HI, model=server.url, max_tokens=5, temperature=0.0, logprobs=True)
-    assert chat.choices[0].message.content and chat.usage.completion_tokens == 5
-    chunks = client.chat_completion(HI, model=server.url, max_tokens=5, temperature=0.0, stream=True)
-    assert "".join(c.choices[0].delta.content for c in chunks) == chat.choices[0].message.content
-    with pytest.raises(hub.errors.ValidationError, match="strictly positive"):
-        client.text_generation(PROMPT, top_k=-1)
+    pytest.importorskip("huggingface_hub")  # its chat knows the end of a stream with a space only
+    env = {**os.environ, "HF_HUB_OFFLINE": "0"}  # its switch for the hub would keep it from our own address, too
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, server.url, PROMPT], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "strictly positive" in done.stdout
 
 
 CLIENT = """
@@ -282,8 +299,7 @@ events = list(client.generate_stream(sys.argv[2], **asked))
 assert "".join(e.token.text for e in events) == whole.generated_text == events[-1].generated_text
 chat = client.chat([{"role": "user", "content": "Say hello."}], max_tokens=5, temperature=0.0)
 assert chat.choices[0].message.content, chat
-chunks = list(client.chat([{"role": "user", "content": "Say hello."}], max_tokens=5, temperature=0.0, stream=True))
-assert "".join(c.choices[0].delta.content for c in chunks) == chat.choices[0].message.content
+# Its streamed chat fails with every TGI: its record of a chunk wants `tool_calls`, which TGI sends with calls only.
 try:
     client.generate("word " * 600)
     raise SystemExit("not refused")

@@ -77,7 +77,12 @@ def _schema(tools: list[shape.Tool]) -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
-    return {"type": "object", "properties": {"function": {"anyOf": options}}, "required": ["function"]}
+    return {
+        "type": "object",
+        "properties": {"function": {"anyOf": options}},
+        "required": ["function"],
+        "additionalProperties": False,
+    }
 
 
 def chat_answer(

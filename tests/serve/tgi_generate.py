@@ -109,29 +109,35 @@ class Generator:
     def _tokens(
         self, p: shape.GenerateParameters, inputs: str, length: int, most: int
     ) -> Iterator[shape.StreamResponse]:
-        text, index, top = "", 0, p.top_n_tokens or 0
+        text, held = "", list[shape.StreamResponse]()
         for index, entry in enumerate(self._pieces(p, inputs, most), 1):
             if self.fault == "cut" and index == 3:
                 raise INCOMPLETE
-            token = _token(entry)
-            text += "" if token.special else token.text
-            stopped = any(text.endswith(stop) for stop in p.stop)
-            over = "length" if index >= most else "eos_token" if token.special else "stop_sequence" if stopped else None
-            event = shape.StreamResponse(index, token)
-            if top:
-                event.top_tokens = [_token(t) for t in entry["top_logprobs"][:top]]
+            over = {"limit": "length", "eos": "eos_token"}.get(entry.get("stop_type", ""))
             if over is None:
-                yield event
-                continue
-            event.generated_text = inputs + text if p.return_full_text else text
-            if p.details:
-                event.details = shape.StreamDetails(over, index, length, p.seed)  # type: ignore[arg-type]
-            yield event
-            return
+                yield from held
+                token = _token(entry)
+                text += "" if token.special else token.text
+                held = [shape.StreamResponse(index, token)]
+                if p.top_n_tokens:
+                    held[0].top_tokens = [_token(t) for t in entry["top_logprobs"][: p.top_n_tokens]]
+                if index < most and any(text.endswith(stop) for stop in p.stop):
+                    over = "stop_sequence"
+            if over is not None and held:
+                last = held[0]
+                last.generated_text = inputs + text if p.return_full_text else text
+                if p.details:
+                    last.details = shape.StreamDetails(over, last.index, length, p.seed)  # type: ignore[arg-type]
+                yield last
+                return
         raise INCOMPLETE
 
     def _pieces(self, p: shape.GenerateParameters, inputs: str, most: int) -> Iterator[dict[str, Any]]:
-        """llama.cpp's tokens: id, bytes, logprob, top_logprobs. Stop sequences are looked for here: TGI keeps them."""
+        """llama.cpp's tokens: id, bytes, logprob, top_logprobs; then why it ended: stop_type.
+
+        It is not told of stop sequences: it would keep them back, and TGI does not. A character that the limit cuts in
+        two is kept back, so an answer may have fewer tokens than asked for.
+        """
         sampling = p.do_sample or any(v is not None for v in (p.temperature, p.top_k, p.top_p, p.typical_p))
         body: dict[str, Any] = {
             "prompt": inputs,
@@ -159,7 +165,8 @@ class Generator:
         with answer:
             for line in answer:
                 if line.startswith(b"data: "):
-                    yield from json.loads(line[6:]).get("completion_probabilities", ())
+                    said = json.loads(line[6:])
+                    yield from [said] if said.get("stop") else said.get("completion_probabilities", ())
 
     def ask(self, path: str, body: Any) -> Any:
         """One answer of llama.cpp."""

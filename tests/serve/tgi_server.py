@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ class TgiServer(Generator):
     seen: list[tuple[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> TgiServer:
-        self.http = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"tgi": self}))
+        self.http = _Http(("127.0.0.1", self.port), type("Handler", (_Handler,), {"tgi": self}))
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         return self
@@ -50,6 +51,15 @@ class TgiServer(Generator):
             f"tgi_batch_current_size {self.running}\n\n"
             f'# TYPE tgi_request_count counter\ntgi_request_count {len(self.seen)}\ntgi_batch_concat{{reason="x"}} 1\n'
         )
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no news; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
