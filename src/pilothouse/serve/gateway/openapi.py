@@ -85,6 +85,12 @@ _DECISION = {
     "required": ["guard", "category", "decision_id"],
     "properties": {"guard": _TEXT, "category": _TEXT, "decision_id": _TEXT},
 }
+_EVENT = {
+    "type": "object",
+    "description": "One event. Its data is JSON, or [DONE] at the end of OpenAI's older forms.",
+    "required": ["data"],
+    "properties": {"event": _TEXT, "data": _TEXT},
+}
 _FEEDBACK = {
     "type": "object",
     "required": ["exchange", "kind", "value"],
@@ -112,7 +118,9 @@ def document(models: Iterable[str], *, keyed: bool = True) -> dict[str, Any]:
             "bearer": {"type": "http", "scheme": "bearer"},
             "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
         }
-        document["paths"]["/v1/messages"]["post"]["security"] = [{"bearer": []}, {"x-api-key": []}]
+        paths = document["paths"]
+        paths["/v1/messages"]["post"]["security"] = [{"bearer": []}, {"x-api-key": []}]
+        paths["/metrics"]["get"]["security"] = [{}, {"bearer": []}]  # this machine's processes need no key for figures
     return document
 
 
@@ -124,7 +132,7 @@ def _ask(path: str, body: type[msgspec.Struct], name: str, summary: str, error: 
     }
     content = {"application/json": {"schema": answer}}
     if path != "/v1/embeddings":
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {
         "operationId": name,
         "summary": summary,
