@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
+from collections import deque
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -16,7 +17,11 @@ from pilothouse.store import schema
 from pilothouse.store.store import Store
 
 _BATCH_S = 0.25
-_QUEUE = 10_000
+_BATCH = 2_000
+_QUEUE = 20_000
+_PLAIN = [c.name for c in schema.exchanges.columns if c.name not in ("findings", "request", "answer")]
+_plain = attrgetter(*_PLAIN)
+_NO_FINDINGS = b"[]"
 
 
 class StoreRecorder:
@@ -24,16 +29,20 @@ class StoreRecorder:
 
     def __init__(self, store: Store, *, record_text: bool) -> None:
         self._store, self.keeps_text = store, record_text
-        self._queue: queue.Queue[Exchange | threading.Event | None] = queue.Queue(_QUEUE)
+        self._queue: deque[Exchange] = deque()
         self.dropped = 0
+        self._writing, self._ended = threading.Lock(), threading.Event()
+        # The statement is made once and run with tuples: SQLAlchemy's way with dictionaries costs more than the insert.
+        made = sa.insert(schema.exchanges).compile(dialect=store.engine.dialect)
+        self._statement, self._order = str(made), getattr(made, "positiontup", None)
         self._thread = threading.Thread(target=self._write, name="exchanges", daemon=True)
         self._thread.start()
 
     def record(self, exchange: Exchange) -> None:
         """Put it in the queue."""
-        try:
-            self._queue.put_nowait(exchange)
-        except queue.Full:
+        if len(self._queue) < _QUEUE:
+            self._queue.append(exchange)
+        else:
             self.dropped += 1
 
     async def feedback(self, exchange: str, kind: str, value: str) -> bool:
@@ -42,9 +51,7 @@ class StoreRecorder:
 
     def keep(self, exchange: str, kind: str, value: str) -> bool:
         """The same for code that may wait."""
-        written = threading.Event()
-        self._queue.put(written)
-        written.wait(5)
+        self._drain()
         known = sa.select(schema.exchanges.c.id).where(schema.exchanges.c.id == exchange)
         with self._store.engine.begin() as c:
             if c.execute(known).scalar() is None:
@@ -55,41 +62,28 @@ class StoreRecorder:
 
     def close(self) -> None:
         """Write what is left."""
-        self._queue.put(None)
+        self._ended.set()
         self._thread.join(10)
+        self._drain()
 
     def _write(self) -> None:
-        ended = False
-        while not ended:
-            batch, written = [], []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    ended = True
-                    break
-                if isinstance(item, threading.Event):
-                    written.append(item)
-                    break
-                batch.append(self._row(item))
-                if len(batch) >= 500:
-                    break
-                try:
-                    item = self._queue.get(timeout=_BATCH_S)
-                except queue.Empty:
-                    break
-            if batch:
+        while not self._ended.wait(_BATCH_S):
+            self._drain()
+
+    def _drain(self) -> None:
+        """Write what is in the queue now."""
+        with self._writing:
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
                 try:
                     with self._store.engine.begin() as c:
-                        c.execute(sa.insert(schema.exchanges), batch)
+                        c.exec_driver_sql(self._statement, [self._row(e) for e in batch])
                 except sa.exc.SQLAlchemyError:
                     self.dropped += len(batch)
-            for event in written:
-                event.set()
 
-    def _row(self, e: Exchange) -> dict[str, Any]:
-        columns = {c.name for c in schema.exchanges.columns}
-        row: dict[str, Any] = {k: v for k, v in msgspec.structs.asdict(e).items() if k in columns}
-        row["findings"] = msgspec.json.encode(e.findings)
+    def _row(self, e: Exchange) -> Any:
+        row: dict[str, Any] = dict(zip(_PLAIN, _plain(e), strict=True))
+        row["findings"] = msgspec.json.encode(e.findings) if e.findings else _NO_FINDINGS
         row["request"] = msgspec.json.encode(e.request) if self.keeps_text and e.request is not None else None
         row["answer"] = e.answer if self.keeps_text else None
-        return row
+        return tuple([row[name] for name in self._order]) if self._order is not None else row

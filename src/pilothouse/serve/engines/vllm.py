@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pilothouse.core.errors import UserError
 from pilothouse.serve import devices
 from pilothouse.serve.base import CAPABILITIES, Check, EngineSpec, Format, Gauges, Launch
-from pilothouse.serve.engines import _vllm_python
+from pilothouse.serve.engines import _vllm_log, _vllm_python
 from pilothouse.serve.engines._options import WHERE, check_needs, read_options
 from pilothouse.serve.engines._vllm_options import OPTIONS, rank_words, words
 from pilothouse.serve.footprint import read_config
@@ -129,41 +129,8 @@ class Vllm:
         return Gauges(sum(running) if running else None, sum(waiting) if waiting else None, max(used) if used else None)
 
     def reason(self, log: str) -> str:
-        """The last error since the last start that is a cause, without the frames round it."""
-        last = re.split(r"^.*\bversion \d+\.\d+\.\d+.*$", log, flags=re.M)[-1]
-        for line in reversed(_ERROR.findall(last)):
-            text = " ".join(_inner(line).split())
-            if text and not _ECHO.search(text):
-                return _sentences(text)
-        killed = "one of its processes was killed, as the system does when memory runs out"
-        return killed if _DIED.search(last) else ""
-
-
-# "(EngineCore pid=8) ERROR 11-25 10:08:25 [core.py:1] ValueError: …", or the same at the beginning of a line; of a
-# pydantic error the line behind; of argparse what follows "error:".
-_ERROR = re.compile(
-    r"^(?:\(.*?pid=\d+\) )?(?:ERROR [\d-]+ [\d:]+ \[[^\]]+\] )?"
-    r"(?:[\w.]*(?:Error|Exception): ((?!\d+ validation error).+)|  Value error, (.+)|api_server\.py: error: (.+))$",
-    re.M,
-)
-_ECHO = re.compile(r"Engine core initialization failed|EngineCore encountered an issue|^Executor failed", re.I)
-_DIED = re.compile(r"\bdied unexpectedly|\bEngineDeadError\b")
-
-
-def _inner(groups: tuple[str, ...]) -> str:
-    """Without the words of the processes that passed it on, and without pydantic's appendix."""
-    text = next(g for g in groups if g)
-    if passed := re.search(r"Worker failed with error '(.+)', please check", text):
-        text = passed[1]
-    return re.sub(r"\s*\[type=\w+, input_value=.*$|^\[Errno \d+\] ", "", text)
-
-
-def _sentences(text: str, limit: int = 300) -> str:
-    """As many whole sentences as fit, at least the beginning of one."""
-    if len(text) <= limit:
-        return text
-    whole = text[:limit].rpartition(". ")[0]
-    return f"{whole}." if whole else f"{text[:limit]}…"
+        """The cause, of what several processes say."""
+        return _vllm_log.reason(log)
 
 
 def _plan(found: _vllm_python.Found, given: dict[str, Any]) -> Plan:

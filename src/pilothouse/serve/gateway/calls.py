@@ -205,16 +205,13 @@ class Calls:
     def _count(self, call: Call, status: int) -> None:
         m, row, now = self._metrics, self._fleet.rows[call.model], monotonic()
         m.request(row, status)
-        m.observe(row, LATENCY, now - call.began)
-        m.observe(row, QUEUE, call.queue_s)
-        m.observe(row, OVERHEAD, call.overhead_s)
+        m.observe(row, ((LATENCY, now - call.began), (QUEUE, call.queue_s), (OVERHEAD, call.overhead_s)))
         if call.first is not None:
-            m.observe(row, TTFT, call.first - call.began)
+            m.observe(row, ((TTFT, call.first - call.began),))
             if call.tokens_out and call.tokens_out > 1 and call.last > call.first:
-                m.observe(row, TPOT, (call.last - call.first) / (call.tokens_out - 1))
+                m.observe(row, ((TPOT, (call.last - call.first) / (call.tokens_out - 1)),))
         if call.tokens_in is not None:
-            m.observe(row, PROMPT, call.tokens_in)
-            m.observe(row, GENERATION, call.tokens_out or 0)
+            m.observe(row, ((PROMPT, call.tokens_in), (GENERATION, call.tokens_out or 0)))
         detector = next((f.detector for f in call.findings if f.action == "block"), "") if call.findings else ""
         m.guard(call.guard, detector)
         if self._recorder is not None:

@@ -53,9 +53,8 @@ class Reply:
 
     def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
         """A whole answer. Underscores of header names become dashes."""
-        self._connection.write(self._head(status, kind, headers, b"content-length: %d\r\n" % len(body)))
-        if body and not self._bodiless:
-            self._connection.write(body)
+        head = self._head(status, kind, headers, b"content-length: %d\r\n" % len(body))
+        self._connection.write(head if self._bodiless else head + body)  # in one: each write is a call to the kernel
 
     def begin(self, status: int, kind: str = "text/event-stream", **headers: str) -> None:
         """The head of an answer whose length is not known yet."""

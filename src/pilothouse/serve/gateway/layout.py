@@ -27,6 +27,7 @@ STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502
 """0: any other."""
 STATUS_COLUMN = {status: i for i, status in enumerate(STATUSES)}
 
+EDGES = tuple(edges for _, _, edges in HISTOGRAMS)
 FIRST = []
 _at = len(STATUSES)
 for _, _, _edges in HISTOGRAMS:

@@ -7,7 +7,6 @@ max_tokens) and corrected when the engine has counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import sha256
 from math import ceil
 from time import monotonic
@@ -18,6 +17,7 @@ from pilothouse.serve.gateway import shared as sh
 from pilothouse.serve.gateway.errors import ApiError
 
 _MINUTE = 60.0
+_EPSILON = 1e-6
 
 
 class Key(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,21 +74,24 @@ class Limits:
         except ApiError:
             keys.add(row, sh.REFUSED)
             raise
-        keys.add(row, sh.RUNNING)
-        keys.add(row, sh.REQUESTS)
+        cells, at = keys.cells, keys.at(row)
+        cells[at + sh.RUNNING] += 1.0
+        cells[at + sh.REQUESTS] += 1.0
 
     def leave(self, key: Key, charged: int, tokens_in: int, tokens_out: int) -> None:
         """The request is over and has cost so much."""
         keys, row = self._shared.keys, key.row
-        keys.add(row, sh.RUNNING, -1.0)
+        cells, at = keys.cells, keys.at(row)
+        cells[at + sh.RUNNING] -= 1.0
         if tokens_in or tokens_out:
-            keys.add(row, sh.TOKENS_IN, tokens_in)
-            keys.add(row, sh.TOKENS_OUT, tokens_out)
-            keys.add(row, sh.COST, self.price.cost(tokens_in, tokens_out))
+            cells[at + sh.TOKENS_IN] += tokens_in
+            cells[at + sh.TOKENS_OUT] += tokens_out
+            cells[at + sh.COST] += self.price.cost(tokens_in, tokens_out)
         difference = tokens_in + tokens_out - charged
         if key.tokens_per_minute is not None and difference:
-            with self._shared.locked(row):
-                self._shared.buckets.add(row, sh.B_TOKENS, difference * _MINUTE / key.tokens_per_minute)
+            self._shared.lock(row)
+            self._shared.buckets.add(row, sh.B_TOKENS, difference * _MINUTE / key.tokens_per_minute)
+            self._shared.unlock(row)
 
     def spent(self, key: Key) -> float:
         """Money since the month began: before this gateway started, and since."""
@@ -99,23 +102,28 @@ class Limits:
         return dict(zip(sh.KEY_COLUMNS, self._shared.keys.sums(key.row), strict=True))
 
     def _charge(self, key: Key, tokens: int) -> None:
-        row, now, buckets = key.row, monotonic(), self._shared.buckets
-        rules: Iterable[tuple[int, int | None, int, str]] = (
-            (sh.B_REQUESTS, key.requests_per_minute, 1, "requests"),
-            (sh.B_TOKENS, key.tokens_per_minute, tokens, "tokens"),
-        )
-        with self._shared.locked(row):
-            after: list[tuple[int, float]] = []
-            for column, limit, n, what in rules:
-                if limit is None:
-                    continue
-                # A request larger than the whole bucket waits for a full one; it could never pass otherwise.
-                full_at = max(buckets.own(row, column), now) + min(n, limit) * _MINUTE / limit
-                if full_at - now > _MINUTE * (1 + 1e-9):
-                    raise _limited(f"{limit} {what} a minute", full_at - now - _MINUTE)
-                after.append((column, max(buckets.own(row, column), now) + n * _MINUTE / limit))
-            for column, full_at in after:
-                buckets.set(row, column, full_at)
+        """Both buckets or none. A request larger than a whole bucket waits for a full one: it could never pass else."""
+        shared, row, now = self._shared, key.row, monotonic()
+        cells, at = shared.buckets.cells, shared.buckets.at(row)
+        shared.lock(row)
+        try:
+            full_requests = full_tokens = 0.0
+            if (limit := key.requests_per_minute) is not None:
+                full_requests = max(cells[at + sh.B_REQUESTS], now) + _MINUTE / limit
+                if full_requests - now > _MINUTE + _EPSILON:
+                    raise _limited(f"{limit} requests a minute", full_requests - now - _MINUTE)
+            if (limit := key.tokens_per_minute) is not None:
+                start = max(cells[at + sh.B_TOKENS], now)
+                wait = start + min(tokens, limit) * _MINUTE / limit - now - _MINUTE
+                if wait > _EPSILON:
+                    raise _limited(f"{limit} tokens a minute", wait)
+                full_tokens = start + tokens * _MINUTE / limit
+            if full_requests:
+                cells[at + sh.B_REQUESTS] = full_requests
+            if full_tokens:
+                cells[at + sh.B_TOKENS] = full_tokens
+        finally:
+            shared.unlock(row)
 
 
 def _limited(limit: str, wait_s: float) -> ApiError:

@@ -11,10 +11,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from pilothouse.serve.gateway import shared as sh
-from pilothouse.serve.gateway.layout import FIRST, GENERATION, HISTOGRAMS, PROMPT, STATUS_COLUMN, STATUSES
+from pilothouse.serve.gateway.layout import EDGES, FIRST, GENERATION, HISTOGRAMS, PROMPT, STATUS_COLUMN, STATUSES
 
 if TYPE_CHECKING:
     from pilothouse.serve.gateway.routing.fleet import Fleet
+
+
+_DECISION = {decision: column for column, decision in enumerate(sh.DECISIONS)}
 
 
 class Metrics:
@@ -30,16 +33,21 @@ class Metrics:
         """One more answered."""
         self._shared.models.add(model, STATUS_COLUMN.get(status, len(STATUSES) - 1))
 
-    def observe(self, model: int, histogram: int, value: float) -> None:
-        """One more value of one of HISTOGRAMS."""
-        edges, first = HISTOGRAMS[histogram][2], FIRST[histogram]
-        self._shared.models.add(model, first + bisect_left(edges, value))
-        self._shared.models.add(model, first + len(edges) + 1, value)
+    def observe(self, model: int, values: tuple[tuple[int, float], ...]) -> None:
+        """One more value of each of these of HISTOGRAMS."""
+        table = self._shared.models
+        cells, at = table.cells, table.at(model)
+        for histogram, value in values:
+            edges, first = EDGES[histogram], at + FIRST[histogram]
+            cells[first + bisect_left(edges, value)] += 1.0
+            cells[first + len(edges) + 1] += value
 
     def guard(self, decision: str, detector: str) -> None:
         """One more decision of the guard; '' stands for no detector in particular."""
-        row = self.detectors.index(detector) if detector in self.detectors else sh.DETECTORS - 1
-        self._shared.guard.add(row, sh.DECISIONS.index(decision))
+        row = 0
+        if detector:
+            row = self.detectors.index(detector) if detector in self.detectors else sh.DETECTORS - 1
+        self._shared.guard.add(row, _DECISION[decision])
 
     def text(self) -> bytes:
         """The exposition."""

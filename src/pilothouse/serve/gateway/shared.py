@@ -10,8 +10,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pilothouse.serve.gateway.layout import COLUMNS
@@ -25,28 +23,34 @@ _WORD = 8
 class Table:
     """rows × columns of floats, once for all processes or once a process."""
 
-    __slots__ = ("_base", "_cells", "_columns", "_own", "_starts")
+    __slots__ = ("_columns", "_own", "_starts", "cells")
 
     def __init__(self, cells: Any, base: int, rows: int, columns: int, copies: int, own: int) -> None:
-        self._cells, self._columns = cells, columns
+        self.cells, self._columns = cells, columns
         self._starts = [base + i * rows * columns for i in range(copies)]
-        self._base = self._own = self._starts[own if copies > 1 else 0]
+        self._own = self._starts[own if copies > 1 else 0]
+
+    def at(self, row: int) -> int:
+        """Where this process' row begins in `cells`: for those who count many things at once."""
+        return self._own + row * self._columns
 
     def add(self, row: int, column: int, value: float = 1.0) -> None:
         """Count, in this process' row."""
-        self._cells[self._own + row * self._columns + column] += value
+        self.cells[self._own + row * self._columns + column] += value
 
     def set(self, row: int, column: int, value: float) -> None:
         """Write, in this process' row (the only one of a common table)."""
-        self._cells[self._own + row * self._columns + column] = value
+        self.cells[self._own + row * self._columns + column] = value
 
     def own(self, row: int, column: int) -> float:
         """This process' value."""
-        return float(self._cells[self._own + row * self._columns + column])
+        return float(self.cells[self._own + row * self._columns + column])
 
     def total(self, row: int, column: int) -> float:
         """The sum over processes."""
-        at, cells = row * self._columns + column, self._cells
+        if len(self._starts) == 1:
+            return float(self.cells[self._own + row * self._columns + column])
+        at, cells = row * self._columns + column, self.cells
         return float(sum(cells[start + at] for start in self._starts))
 
     def sums(self, row: int) -> list[float]:
@@ -58,7 +62,7 @@ class Table:
         if len(self._starts) > process:
             start, rows = self._starts[process], (self._starts[1] - self._starts[0]) // self._columns
             for row in range(rows):
-                self._cells[start + row * self._columns + column] = 0.0
+                self.cells[start + row * self._columns + column] = 0.0
 
 
 class Shared:
@@ -80,7 +84,7 @@ class Shared:
         if fd is None:
             fd = os.memfd_create("pilothouse") if hasattr(os, "memfd_create") else _unlinked()
             os.ftruncate(fd, words * _WORD)
-        self.fd, self.processes, self.process = fd, processes, process
+        self.fd, self.process, self.many = fd, process, processes > 1
         self._memory = mmap.mmap(fd, words * _WORD)
         cells: Any = memoryview(self._memory).cast("d")
         tables, base = dict[str, Table](), 0
@@ -91,16 +95,14 @@ class Shared:
         self.own, self.buckets, self.circuits = tables["process"], tables["buckets"], tables["circuits"]
         self.gauges, self.prefixes = tables["gauges"], tables["prefixes"]
 
-    @contextmanager
-    def locked(self, row: int) -> Iterator[None]:
+    def lock(self, row: int) -> None:
         """Hold a row of the common tables against the other processes. Alone there is nobody to hold it against."""
-        if self.processes == 1:
-            yield
-            return
-        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, row)
-        try:
-            yield
-        finally:
+        if self.many:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, row)
+
+    def unlock(self, row: int) -> None:
+        """Let it go; the kernel does so when a holder dies."""
+        if self.many:
             fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, row)
 
     def forget(self, process: int) -> None:

@@ -40,8 +40,9 @@ class Circuit:
 
     def failed(self) -> None:
         """It did not answer, or broke off, or said 5xx."""
-        with self._shared.locked(sh.KEYS + self._row):
-            self._table.add(self._row, sh.C_FAILURES)
+        self._shared.lock(sh.KEYS + self._row)
+        self._table.add(self._row, sh.C_FAILURES)
+        self._shared.unlock(sh.KEYS + self._row)
         if self._table.own(self._row, sh.C_FAILURES) >= FAILURES:
             self._open()
 
