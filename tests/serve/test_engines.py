@@ -6,15 +6,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from pilothouse.core import registry
 from pilothouse.core.errors import UserError
-from pilothouse.serve.base import CAPABILITIES, EngineSpec
+from pilothouse.serve.base import CAPABILITIES, Engine, EngineSpec, Format
 from pilothouse.serve.engines import llamacpp, remote
+from pilothouse.serve.engines._options import read_options
 
 
 @pytest.fixture
@@ -35,11 +36,28 @@ def changed(spec: EngineSpec, **fields: Any) -> EngineSpec:
     )
 
 
-@pytest.mark.parametrize("name", ["llamacpp", "remote"])
+ENGINES = tuple(registry.modules("engines"))
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_engines_are_members_and_say_what_they_can(name: str) -> None:
-    engine = registry.create("engines", name)
-    assert engine.capabilities <= set(CAPABILITIES) and engine.check().runs
-    assert "_llamacpp_process" not in registry.modules("engines")
+    engine: Engine = registry.create("engines", name)
+    check = engine.check()
+    assert engine.capabilities <= set(CAPABILITIES) and engine.format in get_args(Format)
+    assert check.install and (check.version if check.runs else check.reason)
+    assert "_llamacpp_process" not in ENGINES and {"llamacpp", "remote", "tgi"} <= set(ENGINES)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_show_their_options_as_data_whose_defaults_they_take(name: str) -> None:
+    options = registry.module("engines", name).OPTIONS
+    assert len({option.name for option in options}) == len(options)
+    for option in options:
+        assert option.meaning.endswith((".", "…", ")")) and option.type_name
+        if option.default not in (None, ()):
+            assert read_options(name, {option.name: option.default}, options)[option.name] == option.default
+    with pytest.raises(UserError, match=f"engine {name} has no option 'no_such'"):
+        read_options(name, {"no_such": 1}, options)
 
 
 def test_llamacpp_is_launched_with_all_its_settings_and_a_secret_key(spec: EngineSpec) -> None:

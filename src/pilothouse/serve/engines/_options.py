@@ -24,12 +24,19 @@ from pilothouse.core.errors import UserError
 from pilothouse.serve.base import EngineSpec
 
 WHERE = "pilothouse.yaml: serve.options"
-_WORD: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
+_WORD: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option. kind: int, float, str, bool, or list (of texts). default None: the meaning says what happens then.
+    """One option. kind: int, float, str, bool, list (of texts) or dict. default None: the meaning says what happens.
 
     choices: the only values (of a list: of its items). low: the smallest number allowed.
     """
