@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,13 +46,15 @@ class TritonPythonModel:
         p.cpuparams_batch.n_threads = settings["threads"]
         p.ui = False
         p.verbosity = 2
-        # The library always opens its own port too: nobody has the key to it.
-        p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [secrets.token_urlsafe(24)]
+        # The library always opens its own port too: nobody else has the key to it.
+        key = secrets.token_urlsafe(24)
+        p.hostnames, p.port, p.api_keys = ["127.0.0.1"], 0, [key]
         # The cache of prompts in RAM restores states computed with another adapter (docs/decisions.md, 19).
         p.cache_ram_mib = 0
         # Scale 0: an adapter speaks only when a request names it.
         p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for _, path in settings["adapters"]]
         self._server = xllamacpp.Server(p)
+        self._has_tools = _template_has_tools(self._server.listening_address, key)
         self._pool = ThreadPoolExecutor(settings["streams"], "answer")
         self._load = _Load(settings["alias"])
 
@@ -88,6 +91,8 @@ class TritonPythonModel:
             raise _Refused(400, f"messages and sampling_parameters must be JSON ({e})") from None
         if body.pop("n", 1) not in (1, None):
             raise _Refused(400, "n: one request has one answer here")
+        if body.get("tools") and not self._has_tools:  # llama.cpp would leave them out without a word
+            raise _Refused(400, "tools: the chat template of this model has no place for them")
         adapter = _text(request, "adapter") or None
         if adapter is not None and adapter not in self._adapters:
             raise _Refused(404, f"no adapter is called {adapter!r}; loaded: {', '.join(self._adapters) or 'none'}")
@@ -194,6 +199,13 @@ class _Refused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def _template_has_tools(address: str, key: str) -> bool:
+    asked = urllib.request.Request(f"{address}/props", headers={"Authorization": f"Bearer {key}"})
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with without_proxy.open(asked, timeout=30) as answer:
+        return bool(json.load(answer).get("chat_template_caps", {}).get("supports_tools"))
 
 
 def _fail(sender: Any, status: int, message: str) -> None:

@@ -127,11 +127,10 @@ class Triton:
         last = log.rpartition(STARTING)[2]
         if said := llamacpp.create().reason(last):
             return said
-        triton = re.findall(r"^E\d{4} \S+ \d+ \S+ \"?(?:ERROR: )?(.+?)\"?$", last, re.M)
-        loading = [line for line in triton if "failed to load" in line]
+        loading = re.findall(r"^E\d{4} \S+ \d+ \S+ \"?(failed to load .+?)\"?$", last, re.M)
         libraries = re.findall(r"^\S*tritonserver: (error while loading .+)$", last, re.M)
         ours = re.findall(r"^pilothouse: (.+)$", last, re.M)
-        lines = loading[:1] or libraries[:1] or ours[-1:] or triton[-1:]
+        lines = loading[:1] or libraries[:1] or ours[-1:]
         return " ".join(lines[0].partition("\\n")[0].split()) if lines else ""
 
 
