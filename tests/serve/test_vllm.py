@@ -349,14 +349,23 @@ resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 lea
 PORT = """    sock.bind(addr)
 OSError: [Errno 98] Address already in use
 """
+SERVES = f"""{BANNER}INFO:     Application startup complete.
+(EngineCore pid=9467) INFO 11-25 10:09:02 [loggers.py:1] Engine 000: Avg prompt throughput: 9.7 tokens/s
+{CORE}RuntimeError: Worker failed with error 'Loading lora adapter:empty failed: No adapter found', please check the \
+stack trace above for the root cause
+(APIServer pid=9367) INFO 11-25 10:09:12 [loggers.py:1] Engine 000: Avg prompt throughput: 9.7 tokens/s
+"""
 WORKER = f"""(EngineCore pid=9467) ERROR 11-25 10:32:04 [multiproc_executor.py:315] Worker proc VllmWorker-0 died \
 unexpectedly (exit code: None), shutting down executor.
+{CORE}EngineCore encountered a fatal error.
 {CORE}    raise RuntimeError("Executor failed.")
 {CORE}RuntimeError: Executor failed.
 """
 ENGINE = """(APIServer pid=25534) ERROR 11-25 10:32:33 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: \
 EngineCore encountered an issue. See stack trace (above) for the root cause.
 """
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 79.11 GiB."
+KILLED = "one of its processes was killed, as the system does when memory runs out"
 FLAG = """usage: api_server.py [-h] [--headless] [--api-server-count API_SERVER_COUNT]
 api_server.py: error: argument --kv-cache-dtype: invalid choice: 'silly' (choose from 'auto', 'bfloat16', 'fp8')
 """
@@ -377,14 +386,18 @@ api_server.py: error: argument --kv-cache-dtype: invalid choice: 'silly' (choose
             "(838.19 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by "
             "other processes.",
         ),
-        (CUDA, "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 79.11 GiB."),
+        (CUDA, CUDA_SAYS),
         (FOLDER, "Invalid repository ID or local directory specified: 'models/desk'."),
         (QUANTISED, "Cannot find the config file for awq"),
         (RANK, "LoRA rank 8 is greater than max_lora_rank 1."),
         (PORT, "Address already in use"),
         (FLAG, "argument --kv-cache-dtype: invalid choice: 'silly' (choose from 'auto', 'bfloat16', 'fp8')"),
-        (WORKER, "one of its processes was killed, as the system does when memory runs out"),
-        (ENGINE, "one of its processes was killed, as the system does when memory runs out"),
+        (SERVES, ""),
+        (SERVES + WORKER, KILLED),
+        (SERVES + ENGINE, KILLED),
+        (SERVES.partition("\n")[2] + ENGINE, KILLED),
+        (SERVES + f"{CORE}EngineCore encountered a fatal error.\n{CUDA}{ENGINE}", CUDA_SAYS),
+        (SERVES + f"Traceback (most recent call last):\n{PORT}", "Address already in use"),
         ("(APIServer pid=1) INFO 11-25 10:08:25 [x.py:1] Application startup complete.\n", ""),
         ("", ""),
     ],

@@ -1,0 +1,1 @@
+"""Engines too large for `make test`, for real: `make test-engines` installs and runs them."""
