@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from pilothouse.core.client import run as run
 from pilothouse.serve.deployment import Route
 from pilothouse.serve.gateway.auth import plain_keys
@@ -267,6 +269,30 @@ async def front(
     finally:
         await gateway.stop(0)
         server.close()
+
+
+@asynccontextmanager
+async def fleet(
+    scripts: Mapping[str, Script], states: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Front, dict[str, Engine]]]:
+    """A gateway before several scripted engines that all serve `desk`. states: what is special about one's Member."""
+    engines, servers, kept = {name: Engine(script) for name, script in scripts.items()}, [], Kept()
+    routes = {"desk": Route("desk", "", "r1")}
+    members = []
+    for name, engine in engines.items():
+        server = await asyncio.start_server(engine.connected, "127.0.0.1", 0, limit=1 << 24, backlog=1024)
+        servers.append(server)
+        engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        state: dict[str, Any] = {"group": "desk", **(states or {}).get(name, {})}
+        members.append(replace(engine.member(routes, **state), name=name))
+    gateway = Gateway(Fleet(Shared(), tuple(members)), Settings(**settings), recorder=kept)
+    port = await gateway.start("127.0.0.1", 0)
+    try:
+        yield Front(gateway, next(iter(engines.values())), kept, port, routes), engines
+    finally:
+        await gateway.stop(0)
+        for server in servers:
+            server.close()
 
 
 def ask(text: str = "hi", **fields: Any) -> dict[str, Any]:

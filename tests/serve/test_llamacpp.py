@@ -112,6 +112,28 @@ def test_logprobs_are_those_of_the_tokens_of_the_answer(launch: Launch, spec: En
     assert "".join(tokens) == whole.message.content
 
 
+def test_a_required_tool_is_called_with_arguments_of_its_schema(launch: Launch, spec: EngineSpec) -> None:
+    schema = {**PERSON, "properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
+    tool = {"type": "function", "function": {"name": "look_up", "description": "Find a person.", "parameters": schema}}
+    ask: dict[str, Any] = {"model": "desk", "messages": HI, "temperature": 0, "max_tokens": 80, "tools": [tool]}
+    ask |= {"tool_choice": "required", "extra_body": llamacpp.create().fields(None, spec)}
+    choice = client(launch).chat.completions.create(**ask).choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls
+    call: Any = choice.message.tool_calls[0]
+    assert call.function.name == "look_up" and set(json.loads(call.function.arguments)) == {"name"}
+
+
+def test_a_prompt_seen_before_is_not_read_again(launch: Launch, spec: EngineSpec) -> None:
+    ask: dict[str, Any] = {"model": "desk", "messages": [{"role": "user", "content": "Count: " + "one two " * 40}]}
+    ask |= {"max_tokens": 1, "extra_body": llamacpp.create().fields("one", spec)}
+    read = []
+    for _ in range(3):  # two slots: the third request, at the latest, meets a slot that knows it
+        usage = client(launch).chat.completions.create(**ask).usage
+        assert usage and usage.prompt_tokens_details
+        read.append(usage.prompt_tokens - (usage.prompt_tokens_details.cached_tokens or 0))
+    assert read[-1] < read[0] / 10
+
+
 def test_embeddings_beside_chat_and_nearer_for_like_than_for_unlike(launch: Launch, spec: EngineSpec) -> None:
     texts = ["The cat sleeps on the sofa.", "A kitten naps on the couch.", "Quarterly revenue fell by nine percent."]
     made = client(launch).embeddings.create(model="desk", input=texts)

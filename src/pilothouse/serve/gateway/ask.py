@@ -55,8 +55,7 @@ class Asker:
         tried: tuple[int, ...] = ()
         hung_up, attempts, last = False, 0, None
         while True:
-            prompt = call.body.get("messages") or call.body.get("prompt") or call.body.get("input")
-            place = self._chooser.choose(call.model, prompt, call.tokens, call.session, tried)
+            place = self._chooser.choose(call.model, call.prompt, call.tokens, call.session, tried)
             if place < 0:
                 if not tried or last is None:
                     await self._ready(deadline)
@@ -89,7 +88,7 @@ class Asker:
                     tried = (*tried, place)
                 continue
             if answer.status >= 500 or answer.status == 429:
-                others = self._chooser.choose(call.model, prompt, call.tokens, call.session, (*tried, place))
+                others = self._chooser.choose(call.model, call.prompt, call.tokens, call.session, (*tried, place))
                 if others >= 0 and attempts < _ATTEMPTS:
                     tried, last = (*tried, place), UpstreamFault(f"the engine said {answer.status}")
                     continue
@@ -147,8 +146,7 @@ class Asker:
             return self._once(call, path, sink, place)
 
         def second(sink: Sink) -> Any:
-            prompt = call.body.get("messages") or call.body.get("prompt")
-            other = self._chooser.choose(call.model, prompt, call.tokens, "", (*tried, place))
+            other = self._chooser.choose(call.model, call.prompt, call.tokens, "", (*tried, place))
             return self._once(call, path, sink, other) if other >= 0 else None
 
         await race(first, second, answer, self._tries.hedge_s)

@@ -23,6 +23,7 @@ class Call:
     engine; head: the engine began to answer; first, last: tokens went out.
 
     asked: the caller's body; body: the engine's, in chat form for most dialects (the guard reads and changes it).
+    prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Call:
         "last",
         "model",
         "overhead_s",
+        "prompt",
         "queue_s",
         "release",
         "sent",
@@ -67,7 +69,7 @@ class Call:
         self.first: float | None = None
         self.last = 0.0
         self.queue_s = self.overhead_s = 0.0
-        self.tokens = 0
+        self.tokens, self.prompt = 0, b""
         self.tokens_in: int | None = None
         self.tokens_out: int | None = None
         self.guard, self.findings = "off", tuple[Finding, ...]()

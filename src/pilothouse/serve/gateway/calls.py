@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _INLINE_CHARS = 2_000  # about 4 ms of guard at most
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TEXT = {"/v1/completions": b'"prompt"', "/v1/responses": b'"input"', "/v1/embeddings": b'"input"'}
 _RELAYED = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -94,6 +95,7 @@ class Calls:
         call.body = body
         limit = body.get("max_tokens") or body.get("max_completion_tokens")
         answer = limit if isinstance(limit, int) else TOKENS_UNSAID
+        call.prompt = request.body[max(request.body.find(_TEXT.get(dialect.path, b'"messages"')), 0) :]
         call.tokens = len(request.body) // 4 + answer * (body.get("n") or 1)
         call.keeps_text = self._recorder is not None and self._recorder.keeps_text
         headers = request.headers

@@ -127,6 +127,9 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[tuple[Request, bool] | int] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self.busy = False
+        """Is a request being answered?"""
         self.deadline = _NEVER
         self._request, self._parts, self._size = Request(), list[bytes](), 0
         self._head_size, self._told, self._untold = 0, 0, 0
@@ -134,9 +137,9 @@ class Connection(asyncio.Protocol):
         self._refused = self._paused = False
 
     @property
-    def busy(self) -> bool:
-        """Is a request being answered?"""
-        return self._task is not None
+    def gone(self) -> bool:
+        """Has the client left?"""
+        return self.transport is None
 
     @property
     def local(self) -> bool:
@@ -154,6 +157,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self.deadline = monotonic() + _IDLE_S
+        self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -166,7 +170,7 @@ class Connection(asyncio.Protocol):
         self.congested, self.deadline = True, monotonic() + _UNREAD_S
 
     def resume_writing(self) -> None:
-        self.congested, self.deadline = False, _NEVER if self._task else monotonic() + _IDLE_S
+        self.congested, self.deadline = False, _NEVER if self.busy else monotonic() + _IDLE_S
         go_on, self.go_on = self.go_on, None
         if go_on is not None:
             go_on()
@@ -194,7 +198,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._request, self._parts, self._size = Request(), [], 0
         self._head_size, self._untold, self._in_head, self._in_message = 0, 0, True, True
-        if self._task is None:
+        if not self.busy:
             self.deadline = monotonic() + _HEAD_S
 
     def on_url(self, url: bytes) -> None:
@@ -209,7 +213,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._request
         self._in_head, self._told = False, self._told + _LINE
-        if self._task is None:
+        if not self.busy:
             self.deadline = monotonic() + _BODY_S
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
@@ -234,8 +238,8 @@ class Connection(asyncio.Protocol):
         self._request.body, self._parts, self._in_message = b"".join(self._parts), [], False
         self._request.at = monotonic()
         self._queue.append((self._request, self._parser.should_keep_alive()))
-        if self._task is None:
-            self._next()
+        if not self.busy:
+            self._go()
         elif self.transport:
             self._paused = True
             self.transport.pause_reading()  # a pipelining client waits until its first request is answered
@@ -264,41 +268,52 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
             asyncio.get_running_loop().call_later(_LINGER_S, self.close)
 
-    def _next(self) -> None:
-        item = self._queue.popleft()
-        if isinstance(item, int):
-            body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
-            Reply(self, False).send(item, body % _PHRASES[item])
-            self._linger()
-            return
-        request, keep = item
-        self.deadline = _NEVER
-        self._task = asyncio.get_running_loop().create_task(self._answer(request, keep))
+    def _go(self) -> None:
+        """There is something to answer."""
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
-    async def _answer(self, request: Request, keep: bool) -> None:
-        reply = Reply(self, keep, chunked=request.version != "1.0", bodiless=request.method == "HEAD")
-        try:
-            await self._handler(request, reply)
-        finally:
-            self._task = None
-            if self.transport is not None:
-                if not reply.keep:
-                    self.close()
-                elif self._queue:
-                    self._next()
-                else:
-                    self.deadline = monotonic() + (_UNREAD_S if self.congested else _IDLE_S)
-                    if self._paused:
-                        self._paused = False
-                        self.transport.resume_reading()
+    async def _serve(self) -> None:
+        """Answer what comes, one request after another. One task a connection: one a request would cost more."""
+        loop = asyncio.get_running_loop()
+        while self.transport is not None:
+            if not self._queue:
+                self._wake = loop.create_future()
+                await self._wake
+                continue
+            item = self._queue.popleft()
+            if isinstance(item, int):
+                body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
+                Reply(self, False).send(item, body % _PHRASES[item])
+                self._linger()
+                return
+            request, keep = item
+            self.busy, self.deadline = True, _NEVER
+            reply = Reply(self, keep, chunked=request.version != "1.0", bodiless=request.method == "HEAD")
+            try:
+                await self._handler(request, reply)
+            except Exception as e:
+                loop.call_exception_handler({"message": "a request could not be answered", "exception": e})
+                reply.cut()
+            finally:
+                self.busy = False
+            if self.gone:
+                return
+            if not reply.keep:
+                self.close()
+                return
+            self.deadline = monotonic() + (_UNREAD_S if self.congested else _IDLE_S)
+            if self._paused:
+                self._paused = False
+                self.transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
         """No further bytes of this connection are understood: answer in turn, then close."""
         if not self._refused:
             self._refused = True
             self._queue.append(status)
-            if self._task is None:
-                self._next()
+            self._go()
 
     def _grow(self, n: int) -> None:
         self._head_size += n
@@ -311,7 +326,7 @@ class Connection(asyncio.Protocol):
         self.deadline = _NEVER
         if self.congested:
             self.close()
-        elif self._task is None and self._in_message:
+        elif not self.busy and self._in_message:
             self._refuse(408)
-        elif self._task is None:
+        elif not self.busy:
             self.close()
