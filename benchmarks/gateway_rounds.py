@@ -129,7 +129,7 @@ def soak(arm: Arm, total: int, blocks: int = 20) -> dict[str, Any]:
     """`total` whole answers; how memory grew after the first twentieth. Bounded by count."""
     where, request = ask(arm.url, arm.headers, stream=False)
     share = max(IN_FLIGHT, total // blocks)
-    sizes, ok, errors, busy = list[float](), 0, 0, 0.0
+    sizes, workers, ok, errors, busy = list[float](), list[float](), 0, 0, 0.0
     before = cpu_ns(arm.processes())
     while ok + errors < total:
         count = min(share, total - ok - errors)
@@ -139,15 +139,24 @@ def soak(arm: Arm, total: int, blocks: int = 20) -> dict[str, Any]:
         ok, errors = ok + tally.ok, errors + tally.errors
         _settle(arm, arm.processes())
         sizes.append(memory_mb(arm.processes()))
+        workers.append(memory_mb(arm.workers))
     return {
         "requests": total,
         "ok": ok,
         "errors": errors,
         "requests_s": round(ok / busy, 1),
         "cpu_us_request": round((cpu_ns(arm.processes()) - before) / 1e3 / total, 1),
-        "rss_total_mb": [round(size, 2) for size in sizes],
-        "growth_mb": round(sizes[-1] - sizes[0], 2),
-        "growth_second_half_mb": round(sizes[-1] - sizes[len(sizes) // 2], 2),
+        **_growth("rss", workers),
+        **_growth("rss_total", sizes),
+    }
+
+
+def _growth(what: str, sizes: list[float]) -> dict[str, Any]:
+    """Sizes after each block, and how much more the last is than the first and the middle one."""
+    return {
+        f"{what}_mb": [round(size, 2) for size in sizes],
+        f"{what}_growth_mb": round(sizes[-1] - sizes[0], 2),
+        f"{what}_growth_second_half_mb": round(sizes[-1] - sizes[len(sizes) // 2], 2),
     }
 
 
