@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -121,6 +120,3 @@ def events(stream: bytes) -> list[dict[str, Any]]:
         assert e.type in ("message", data.get("type"))
         found.append(data)
     return found
-
-
-Check = Callable[[list[dict[str, Any]]], dict[str, Any]]
