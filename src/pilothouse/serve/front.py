@@ -24,6 +24,7 @@ from pilothouse.serve.ports import free_port
 _START_S = 60.0
 _AGAIN_S = 0.5
 _QUICK_DEATHS = 10
+_LATE_S = 0.3
 
 
 class _Process:
@@ -163,6 +164,9 @@ class Front:
 
     async def _keep(self, p: _Process, asked: control.Feedback, records: Recorder) -> None:
         known = await records.feedback(asked.exchange, asked.kind, asked.value)
+        if not known:  # its record may still lie in another process' batch
+            await asyncio.sleep(_LATE_S)
+            known = await records.feedback(asked.exchange, asked.kind, asked.value)
         if p.channel is not None:
             p.channel.send(control.Kept(asked.number, known))
 
