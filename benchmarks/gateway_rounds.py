@@ -126,7 +126,7 @@ def crowd(arm: Arm, count: int = 1000) -> dict[str, Any]:
 
 
 def soak(arm: Arm, total: int, blocks: int = 20) -> dict[str, Any]:
-    """`total` whole answers; how memory grew after the first twentieth. Bounded by count."""
+    """`total` whole answers in blocks, each on new connections; how memory grew after the first block."""
     where, request = ask(arm.url, arm.headers, stream=False)
     share = max(IN_FLIGHT, total // blocks)
     sizes, workers, ok, errors, busy = list[float](), list[float](), 0, 0, 0.0
@@ -144,6 +144,7 @@ def soak(arm: Arm, total: int, blocks: int = 20) -> dict[str, Any]:
         "requests": total,
         "ok": ok,
         "errors": errors,
+        "connections": IN_FLIGHT * len(sizes),
         "requests_s": round(ok / busy, 1),
         "cpu_us_request": round((cpu_ns(arm.processes()) - before) / 1e3 / total, 1),
         **_growth("rss", workers),
