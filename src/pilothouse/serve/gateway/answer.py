@@ -58,7 +58,7 @@ class WholeAnswer:
             call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
         headers: dict[str, str] = {}
         if self._policy is not None:
-            guarded = GuardedAnswer(self._policy)
+            guarded = GuardedAnswer(self._policy, stops(call))
             guarded.whole(answer)
             call.note_output(guarded.findings, guarded.unscanned, blocked=guarded.blocked is not None)
             if guarded.blocked is not None:
@@ -77,7 +77,7 @@ class StreamedAnswer:
 
     def __init__(self, reply: Reply, call: Call, policy: Policy | None, dialect: Dialect) -> None:
         self._reply, self._call, self._dialect = reply, call, dialect
-        self._guarded = GuardedAnswer(policy) if policy is not None else None
+        self._guarded = GuardedAnswer(policy, stops(call)) if policy is not None else None
         self._out = dialect.stream(call.asked, call.id)
         self._parser = SseParser()
         self.begun, self.status, self.parts = False, 0, list[bytes]()
@@ -149,6 +149,8 @@ class StreamedAnswer:
         if data == b"[DONE]":
             self._ended = True
             return self._tail() + self._out.end()
+        if data == b"null":  # llama.cpp begins the streamed completions of several prompts so
+            return b""
         chunk = _decode(data)
         if "error" in chunk:
             self._ended = True
@@ -188,6 +190,12 @@ class StreamedAnswer:
         chunk["choices"] = self._guarded.ending()
         look(self._call, chunk)
         return self._out.chunk(chunk) + (self._out.end() if ends else b"")
+
+
+def stops(call: Call) -> frozenset[str]:
+    """The caller's own words that end an answer: an engine may name them."""
+    said = call.body.get("stop")
+    return frozenset([said] if isinstance(said, str) else said or ())
 
 
 def decision(request_id: str, finding: Finding | None, detector: str) -> dict[str, Any]:

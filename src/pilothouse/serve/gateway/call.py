@@ -78,8 +78,16 @@ class Call:
         self.backend = self.release = self.finish = self.session = self.trace = self.span = ""
 
     def usage(self, prompt: int | None, completion: int | None) -> None:
-        """What the engine has counted."""
+        """What the engine has counted. For several answers llama.cpp says it one answer after another: they add up."""
+        if self.tokens_out is not None and completion is not None and self.several:
+            completion += self.tokens_out
         self.tokens_in, self.tokens_out = prompt, completion
+
+    @property
+    def several(self) -> bool:
+        """Are several answers asked for at once?"""
+        prompts = self.body.get("prompt")
+        return (self.body.get("n") or 1) > 1 or (isinstance(prompts, list) and len(prompts) > 1)
 
     def note_input(self, found: InputDecision, unscanned: tuple[str, ...]) -> None:
         """The input guard's part."""

@@ -147,6 +147,8 @@ class Gateway:
 
     async def _route(self, request: Request, reply: Reply) -> None:
         path = request.path
+        if path in ("/healthz", "/metrics", "/openapi.json"):
+            _method(request, "GET")
         if path == "/healthz":
             self._health(reply)
         elif path == "/metrics":
@@ -155,7 +157,7 @@ class Gateway:
         elif path == "/openapi.json":
             from pilothouse.serve.gateway.openapi import document
 
-            reply.send(200, msgspec.json.encode(document(self.fleet.models)))
+            reply.send(200, msgspec.json.encode(document(self.fleet.models, keyed=self._access.keyed)))
         elif path.startswith("/v1/"):
             await self._api(path, request, reply)
         elif self._proxy is not None:
@@ -224,5 +226,7 @@ class Gateway:
 
 
 def _method(request: Request, allowed: str) -> None:
-    if request.method != allowed:
-        raise ApiError(405, "method_not_allowed", f"{request.path} takes {allowed}")
+    if request.method != allowed and (request.method, allowed) != ("HEAD", "GET"):
+        error = ApiError(405, "method_not_allowed", f"{request.path} takes {allowed}")
+        error.headers["allow"] = allowed
+        raise error

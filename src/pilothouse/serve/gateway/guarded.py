@@ -23,10 +23,13 @@ Key = tuple[int, str, int]
 
 
 class GuardedAnswer:
-    """Applies the policy to a chat answer, whole or in chunks, in place. `blocked` once a rule ended it."""
+    """Applies the policy to a chat answer, whole or in chunks, in place. `blocked` once a rule ended it.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    stops: words of the caller's that may end an answer; an engine may say which of them did.
+    """
+
+    def __init__(self, policy: Policy, stops: frozenset[str] = frozenset()) -> None:
+        self._policy, self._stops = policy, stops
         self._streams: dict[Key, OutputStream] = {}
         self._ended: set[int] = set()
         self._blocked_choice = 0
@@ -78,7 +81,10 @@ class GuardedAnswer:
         return [{**choice, "finish_reason": "content_filter"} for choice in (refusal, *others)]
 
     def _choice(self, choice: dict[str, Any], where: str, *, last: bool) -> None:
+        ended_by = choice.get("stop_reason")
         _only(choice, _CHOICE)
+        if ended_by in self._stops or isinstance(ended_by, int):
+            choice["stop_reason"] = ended_by
         index = int(choice.get("index") or 0)
         holder = choice.get(where)
         holder = choice[where] = holder if isinstance(holder, dict) else {}

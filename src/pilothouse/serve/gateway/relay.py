@@ -171,6 +171,8 @@ class RelayedStream:
         for event in data.replace(b"\r\n", b"\n").split(b"\n\n"):
             at = event.find(b"data:")
             payload = event[at + 5 :].strip() if at >= 0 else b""
+            if payload == b"null":  # llama.cpp begins the streamed completions of several prompts so
+                continue
             if not payload.startswith(b"{"):
                 kept.append(event)
                 continue
