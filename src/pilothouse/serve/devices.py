@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _NODES = Path("/sys/fs/cgroup"), Path("/sys/devices/system/node")
 _QUERY = ("--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits")
 _PATIENCE_S = 20.0  # the first call after a boot loads the driver
 
@@ -39,6 +39,22 @@ def capacity() -> int | None:
     """Bytes of RAM in all: the machine's, or its control group's limit. None: not told."""
     machine, group = _meminfo("MemTotal"), _group(_CGROUP)
     return machine if machine is None or group is None else min(machine, group[0])
+
+
+def node_room() -> int | None:
+    """Bytes free on the memory node (NUMA) of the first core that this process may use. None: not told."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    core = min(os.sched_getaffinity(0))
+    node = next((n for n in sorted(_NODES.glob("node[0-9]*")) if (n / f"cpu{core}").exists()), None)
+    if node is None or not (node / "meminfo").is_file():
+        return None
+    told = {
+        words[2].rstrip(":"): int(words[3]) * 1024
+        for words in map(str.split, (node / "meminfo").read_text().splitlines())
+        if len(words) > 3
+    }
+    return sum(told.get(name, 0) for name in ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable"))
 
 
 def _meminfo(name: str) -> int | None:

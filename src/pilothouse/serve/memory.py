@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pilothouse.core.errors import UserError
 from pilothouse.serve import footprint
 from pilothouse.serve.base import EngineSpec
-from pilothouse.serve.devices import Gpu, available, capacity, freest
+from pilothouse.serve.devices import Gpu, available, capacity, freest, node_room
 from pilothouse.serve.footprint import Footprint, kv_bytes_per_token
 
-__all__ = ["Need", "Plan", "available", "capacity", "check_memory", "kv_bytes_per_token", "need"]
+__all__ = ["Need", "Plan", "available", "capacity", "check_memory", "kv_bytes_per_token", "need", "node_room"]
 
 _LLAMACPP = 256 * 2**20  # a llama.cpp process with SmolLM2 and its compute buffers: 150–250 MB beyond weights and KV
 _SHORTEST = 64  # tokens: `use.context` may not be less
@@ -23,7 +23,7 @@ class Plan:
     gpus: those it may use; None: RAM. tensor, pipeline: devices that share one copy. copies: of the model in one engine
     (data parallel). share: of a GPU's memory that the engine takes. dtype, kv_type: of weights and cache. cache: bytes
     of a KV cache whose size is set by hand. overhead: bytes beside weights and cache, a device (RAM: in all).
-    ahead: tokens read in one step.
+    ahead: tokens read in one step. bound: each of the processes that share a copy stays on one memory node (NUMA).
     """
 
     gpus: tuple[Gpu, ...] | None = None
@@ -36,6 +36,7 @@ class Plan:
     cache: int | None = None
     overhead: int = _LLAMACPP
     ahead: int = 0
+    bound: bool = False
 
     @property
     def together(self) -> int:
@@ -80,10 +81,12 @@ def check_memory(spec: EngineSpec, *, replicas: int | None = None, plan: Plan = 
     if plan.gpus is not None:
         _fits_gpus(spec, plan, wanted, plan.gpus, times)
         return
-    free, whole = available(), capacity()
+    free, whole, where = available(), capacity(), "are free"
+    if free is not None and plan.bound and (room := node_room()) is not None and room * plan.together < free:
+        free, where = room * plan.together, "are free on the memory node that it is bound to"
     said = f"{spec.streams} streams of {spec.context} tokens"
     if free is not None and wanted.total * plan.copies > free:
-        raise _refusal(spec, plan, wanted, free // plan.copies, f"{said} need", "are free")
+        raise _refusal(spec, plan, wanted, free // plan.copies, f"{said} need", where)
     if whole is None or times == 1:
         return
     once = wanted.weights if spec.model.is_file() else 0  # a GGUF file is mapped: replicas share its pages

@@ -67,6 +67,9 @@ class Vllm:
         found = _vllm_python.find(given["python"])
         if found is None:
             raise UserError("vLLM is not installed", where="pilothouse.yaml: serve.engine", fix=_vllm_python.INSTALL)
+        if found.build != "cpu" and spec.replicas > 1:
+            fix = f"Let vLLM copy the model: data_parallel_size: {spec.replicas}, and replicas: 1."
+            raise UserError("replicas of vLLM would share the same GPUs", where=WHERE, fix=fix)
         plan = _plan(found, given)
         if found.build != "other":  # of ROCm's and other devices' memory nothing is known here: their vLLM checks
             check_memory(spec, plan=plan)
@@ -141,7 +144,11 @@ def _plan(found: _vllm_python.Found, given: dict[str, Any]) -> Plan:
     overhead = _OVERHEAD_CPU if gpus is None else _OVERHEAD_GPU
     ahead = given["max_num_batched_tokens"] or _AHEAD
     share = given["gpu_memory_utilization"]
-    return Plan(gpus, tensor, pipeline, copies, share, given["dtype"], given["kv_cache_dtype"], cache, overhead, ahead)
+    return Plan(
+        gpus,
+        *(tensor, pipeline, copies, share, given["dtype"], given["kv_cache_dtype"], cache, overhead, ahead),
+        bound=gpus is None,
+    )
 
 
 def _gpu_env(plan: Plan) -> dict[str, str]:
