@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +35,12 @@ def changed(spec: EngineSpec, **fields: Any) -> EngineSpec:
             **fields,
         }
     )
+
+
+def _text(key: str, value: str) -> bytes:
+    """A text of GGUF's metadata."""
+    sized = [struct.pack("<Q", len(t.encode())) + t.encode() for t in (key, value)]
+    return sized[0] + struct.pack("<I", 8) + sized[1]
 
 
 ENGINES = tuple(registry.modules("engines"))
@@ -135,6 +142,24 @@ def test_llamacpp_serves_embeddings_when_the_project_needs_them(spec: EngineSpec
     assert (settings(needs=needs)["embeddings"], settings(needs=needs, context=4096)["ubatch"]) == ("mean", 4096)
     with pytest.raises(UserError, match=r"embeddings.*Set it to mean"):
         settings(needs=needs, options={"embeddings": "off"})
+
+
+@pytest.mark.parametrize(
+    ("data", "takes"),
+    [
+        (b"GGUF" + b"\0" * 40 + _text("tokenizer.chat_template", "{% if tools %}x{% endif %}"), True),
+        (b"GGUF" + b"\0" * 40 + _text("tokenizer.chat_template", "{{ messages }} toolsmith"), False),
+        (b"GGUF" + b"\0" * 40 + _text("tokenizer.chat_template.tool_use", "{{ tools }}"), False),
+        (b"GGUF" + b"\0" * 40 + _text("tokenizer.chat_template", "x")[:-1], False),
+        (b"GG", True),
+    ],
+)
+def test_llamacpp_claims_tools_only_where_the_template_takes_them(
+    spec: EngineSpec, tmp_path: Path, data: bytes, takes: bool
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(data)
+    assert ("tools" in llamacpp.create().can(changed(spec, model=model))) is takes
 
 
 def test_llamacpps_own_server_gets_the_settings_as_its_flags(spec: EngineSpec, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -48,6 +51,18 @@ def noise_adapter(path: Path, seed: int) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def with_template(model: Path, path: Path, template: str) -> Path:
+    """The same model with another chat template."""
+    pytest.importorskip("gguf")
+    done = subprocess.run(
+        [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", template, str(model), str(path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     return path
 
 
@@ -112,15 +127,36 @@ def test_logprobs_are_those_of_the_tokens_of_the_answer(launch: Launch, spec: En
     assert "".join(tokens) == whole.message.content
 
 
-def test_a_required_tool_is_called_with_arguments_of_its_schema(launch: Launch, spec: EngineSpec) -> None:
-    schema = {**PERSON, "properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
-    tool = {"type": "function", "function": {"name": "look_up", "description": "Find a person.", "parameters": schema}}
-    ask: dict[str, Any] = {"model": "desk", "messages": HI, "temperature": 0, "max_tokens": 80, "tools": [tool]}
+NAMED = {**PERSON, "properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
+TOOL = {"type": "function", "function": {"name": "look_up", "description": "Find a person.", "parameters": NAMED}}
+
+
+def test_tools_are_left_out_by_this_models_template_so_the_engine_does_not_claim_them(
+    launch: Launch, spec: EngineSpec
+) -> None:
+    ask: dict[str, Any] = {"model": "desk", "messages": HI, "temperature": 0, "max_tokens": 8, "tools": [TOOL]}
     ask |= {"tool_choice": "required", "extra_body": llamacpp.create().fields(None, spec)}
     choice = client(launch).chat.completions.create(**ask).choices[0]
-    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls
-    call: Any = choice.message.tool_calls[0]
-    assert call.function.name == "look_up" and set(json.loads(call.function.arguments)) == {"name"}
+    assert not choice.message.tool_calls and choice.message.content == says(launch, spec, None, max_tokens=8)
+    assert "tools" not in llamacpp.create().can(spec)
+    with pytest.raises(UserError, match="cannot do what this project needs: tools"):
+        llamacpp.create().launch(replace(spec, needs=frozenset({"tools"})), 1)
+
+
+def test_with_a_template_that_has_a_place_for_tools_they_reach_the_prompt(spec: EngineSpec, tmp_path: Path) -> None:
+    # A call itself is beyond a model of 135M parameters: llama.cpp lets it talk as long as it likes before one.
+    template = (
+        "{%- if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{%- endif %}{%- for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%- endfor %}<|im_start|>assistant\n"
+    )
+    model = with_template(spec.model, tmp_path / "tools.gguf", template)
+    spec = replace(spec, model=model, adapters=(), needs=frozenset({"tools"}), options={"threads": 1})
+    made = llamacpp.create().launch(spec, free_port())
+    with running(made, tmp_path / "engine.log"):
+        ask = Request(f"{made.url}/apply-template", json.dumps({"messages": HI, "tools": [TOOL]}).encode())
+        ask.add_header("authorization", f"Bearer {made.api_key}")
+        with urlopen(ask) as answer:
+            assert "look_up" in json.load(answer)["prompt"]
 
 
 def test_a_prompt_seen_before_is_not_read_again(launch: Launch, spec: EngineSpec) -> None:

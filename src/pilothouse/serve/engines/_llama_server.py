@@ -69,6 +69,9 @@ def check_attached(url: str, key: str, spec: EngineSpec, *, embeddings: bool) ->
         what = f"it has the adapters {', '.join(there) or 'none'}; wanted, in this order: {ours}"
         fix = "Start it with --lora-scaled FILE:0.0,… in that order." if spec.adapters else "Start it without --lora."
         raise UserError(what, where=url, fix=fix)
+    if "tools" in spec.needs and not props.get("chat_template_caps", {}).get("supports_tools", True):
+        fix = "Start it with a --chat-template that has a place for tools."
+        raise UserError("this project needs tools, and its chat template leaves them out", where=url, fix=fix)
     if embeddings:
         fix = "Start it with --embeddings --pooling mean."
         _attached.ask(url, "/v1/embeddings", key, body={"input": "x"}, fix=fix)

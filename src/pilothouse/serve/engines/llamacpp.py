@@ -17,6 +17,7 @@ from pilothouse.core.machine import cores
 from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
 from pilothouse.serve.engines import _attached, _llama_server
 from pilothouse.serve.engines._become import STARTING
+from pilothouse.serve.engines._chat_template import takes_tools
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 from pilothouse.serve.memory import check_memory
 
@@ -67,9 +68,12 @@ class LlamaCpp:
             return Check(None, False, "xllamacpp is not installed", f"{install}, or set option binary or url")
 
     def can(self, spec: EngineSpec) -> frozenset[str]:
-        """Embeddings only where they are switched on."""
+        """Embeddings only where they are switched on; tools only where the chat template has a place for them."""
         given = read_options("llamacpp", spec.options, OPTIONS)
-        return self.capabilities - ({"embeddings"} if _pooling(spec, given) == "off" else set())
+        lacks = {"embeddings"} if _pooling(spec, given) == "off" else set()
+        if not given["url"] and not takes_tools(spec.model):
+            lacks.add("tools")
+        return self.capabilities - lacks
 
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """A Python process that runs the embedded server, a llama-server, or nothing where one runs already."""
