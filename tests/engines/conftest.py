@@ -17,11 +17,6 @@ from tests.conftest import CACHE
 MakeAdapter = Callable[[str, int, int], Path]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The marker of everything here."""
-    config.addinivalue_line("markers", "engine: needs an engine with an environment of its own (make test-engines)")
-
-
 @pytest.fixture(scope="session")
 def vllm_here() -> None:
     """Skips with the engine's own reason where vLLM cannot run."""

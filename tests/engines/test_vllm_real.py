@@ -262,6 +262,65 @@ def test_the_reason_of_a_failed_start_is_vllms_own(smollm2_folder: Path, tmp_pat
             runner.run(Supervisor(vllm.create(), spec, tmp_path, print).start())
 
 
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+validate_parsed_serve_args(parsed)
+print(json.dumps({name: value for name, value in vars(parsed).items()}, default=str))
+"""
+
+
+def test_every_option_is_a_word_that_vllms_own_parser_takes(smollm2_folder: Path, adapter: Path) -> None:
+    options: dict[str, Any] = {
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "data_parallel_size": 4,
+        "quantization": "fp8",
+        "dtype": "bfloat16",
+        "kv_cache_dtype": "fp8",
+        "kv_cache_gb": 0.6,
+        "cpu_offload_gb": 1.5,
+        "block_size": 64,
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": 4096,
+        "max_num_seqs": 7,
+        "speculative_config": {"method": "ngram", "num_speculative_tokens": 4},
+        "enforce_eager": True,
+        "load_format": "safetensors",
+        "tool_call_parser": "hermes",
+        "enable_auto_tool_choice": True,
+        "reasoning_parser": "qwen3",
+        "runner": "generate",
+        "max_loras": 5,
+        "max_lora_rank": 20,
+        "max_cpu_loras": 9,
+        "max_logprobs": 10,
+        "seed": 42,
+        "trust_remote_code": True,
+        "more": ["--stream-interval", "4"],
+    }
+    unsaid = {option.name for option in vllm.OPTIONS} - set(options)
+    assert unsaid == {"python", "cpu_threads", "gpu_memory_utilization", "chat_template"}
+    spec = EngineSpec(smollm2_folder, "desk", (("desk", adapter),), context=1024, options=options)
+    launch = vllm.create().launch(spec, 4711)
+    done = subprocess.run(
+        [launch.argv[0], "-c", PARSE, *launch.argv[3:]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **launch.env},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    same = set(options) - {"kv_cache_gb", "more", "max_lora_rank"}
+    assert {name: got[name] for name in same} == {name: options[name] for name in same}
+    assert (got["kv_cache_memory_bytes"], got["max_lora_rank"], got["stream_interval"]) == (100_000_000, 32, 4)
+    assert got["served_model_name"] == ["desk"] and got["max_model_len"] == 1024
+
+
 @pytest.mark.parametrize("victim", ["worker", "server"])
 def test_kill_9_of_any_of_its_processes_ends_all_and_it_answers_again(engine: Running, victim: str) -> None:
     supervisor = engine.supervisor
