@@ -216,6 +216,7 @@ def test_a_running_server_is_attached_to_when_it_fits(
             engine.launch(wrong, 1)
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(
     not (shutil.which("llama-server") or os.environ.get("PILOTHOUSE_LLAMA_SERVER")),
     reason="no llama-server (PILOTHOUSE_LLAMA_SERVER names one)",

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pilothouse.core.errors import UserError
 from pilothouse.serve.base import EngineSpec
@@ -199,15 +201,44 @@ def test_text_and_calls_of_one_message_become_two_messages() -> None:
 
 
 def test_answers_become_openais() -> None:
-    whole = TGI.answers("desk")({"id": "", "model": "/data/m", "choices": [{"index": 0, "finish_reason": "eos_token"}]})
+    whole = TGI.answers("desk", {})(
+        {"id": "", "model": "/data/m", "choices": [{"index": 0, "finish_reason": "eos_token"}]}
+    )
     assert whole["model"] == "desk" and whole["id"] and whole["choices"][0]["finish_reason"] == "stop"
-    stream = TGI.answers("desk")
+    stream = TGI.answers("desk", {})
     first = stream({"id": "", "choices": [{"delta": {"tool_calls": [{"id": "0"}]}, "finish_reason": None}]})
     last = stream({"id": "", "choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]})
     assert last["choices"][0]["finish_reason"] == "tool_calls" and first["id"] == last["id"]
-    text = TGI.answers("desk")({"id": "", "choices": [{"text": "a", "finish_reason": ""}]})
+    text = TGI.answers("desk", {})({"id": "", "choices": [{"text": "a", "finish_reason": ""}]})
     assert text["choices"][0]["finish_reason"] is None
-    assert TGI.answers("desk")({"choices": [{"finish_reason": "length"}]})["choices"][0]["finish_reason"] == "length"
+    assert (
+        TGI.answers("desk", {})({"choices": [{"finish_reason": "length"}]})["choices"][0]["finish_reason"] == "length"
+    )
+
+
+@given(st.text("ab!", max_size=12), st.sampled_from(["!", "b!", ["ab", "!!"], ["aab", "b"]]), st.data())
+def test_the_stop_sequence_that_tgi_leaves_at_the_end_is_taken_off_however_it_is_cut(
+    text: str, stop: str | list[str], data: st.DataObject
+) -> None:
+    stops = [stop] if isinstance(stop, str) else stop
+    ends = next((i for i in range(1, len(text) + 1) if text[:i].endswith(tuple(stops))), None)
+    said = text[:ends] if ends else text  # as TGI ends it
+    reason = "stop_sequence" if ends else "length"
+    shown = said
+    if ends:
+        shown = next(said.removesuffix(s) for s in sorted(stops, key=len, reverse=True) if said.endswith(s))
+    whole = TGI.answers("desk", {"stop": stop})({"choices": [{"message": {"content": said}, "finish_reason": reason}]})
+    assert whole["choices"][0]["message"]["content"] == shown
+    assert whole["choices"][0]["finish_reason"] == ("stop" if ends else "length")
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(said) - 1)), max_size=6)))
+    pieces = [said[a:b] for a, b in zip([0, *cuts], [*cuts, len(said)], strict=True)]
+    stream, out = TGI.answers("desk", {"stop": stop}), ""
+    for i, piece in enumerate(pieces):
+        last = reason if i == len(pieces) - 1 else None
+        out += stream({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": last}]})["choices"][0][
+            "delta"
+        ]["content"]
+    assert out == shown
 
 
 @pytest.mark.parametrize(
@@ -220,7 +251,7 @@ def test_answers_become_openais() -> None:
     ],
 )
 def test_errors_become_openais(error: dict[str, Any], kind: str, code: str | None) -> None:
-    made = TGI.answers("desk")(error)["error"]
+    made = TGI.answers("desk", {})(error)["error"]
     assert (made["type"], made["code"]) == (kind, code) and made["message"]
 
 

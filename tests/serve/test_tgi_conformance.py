@@ -308,6 +308,7 @@ except ValidationError as e:
 """
 
 
+@pytest.mark.engine
 @pytest.mark.skipif("PILOTHOUSE_TGI_CLIENT_PYTHON" not in os.environ, reason="make it: scripts/tgi_clients_venv.py")
 @pytest.mark.parametrize("space", [True, False])
 def test_tgis_own_client(server: TgiServer, space: bool) -> None:

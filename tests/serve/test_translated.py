@@ -32,7 +32,7 @@ class Kept:
 
 def through(status: int, kind: str, pieces: list[bytes]) -> Kept:
     kept = Kept()
-    sink = Translated(kept, tgi.create().answers("desk"))
+    sink = Translated(kept, tgi.create().answers("desk", {}))
     sink.on_head(status, {"content-type": kind}, None)  # type: ignore[arg-type]
     for piece in pieces:
         sink.on_body(piece)

@@ -7,7 +7,7 @@ ignores fields that it does not know; what would change the answer is refused he
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pilothouse.core.errors import UserError
@@ -126,12 +126,15 @@ _ERRORS = {"overloaded": "rate_limit_error", "generation": "server_error", "heal
 _SERVER = frozenset({"incomplete_generation", "incomplete_generation_stream", "stream_serialization_error"})
 
 
-def from_tgi(model: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def from_tgi(model: str, asked: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """For one request: its whole answer, each of its chunks, or its error, as OpenAI says it.
 
-    TGI's answers have no id, name the model by its path, and have reasons to stop of their own; its errors are flat.
+    TGI's answers have no id, name the model by its path, have reasons to stop of their own and end with the stop
+    sequence; its errors are flat.
     """
     made, called = f"chatcmpl-{secrets.token_hex(12)}", False
+    stop = asked.get("stop") or []
+    cut = _Cut([stop] if isinstance(stop, str) else stop)
 
     def translate(payload: dict[str, Any]) -> dict[str, Any]:
         nonlocal called
@@ -139,20 +142,46 @@ def from_tgi(model: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
             return {"error": _error(payload)}
         out = {**payload, "id": payload.get("id") or made, "model": model}
         if isinstance(payload.get("choices"), list):
-            out["choices"] = [_choice(c) for c in payload["choices"]]
+            out["choices"] = [cut.choice(c) for c in payload["choices"]]
             for choice in out["choices"]:
                 said = choice.get("delta") or choice.get("message") or {}
                 called = called or bool(said.get("tool_calls"))
-                if called and choice.get("finish_reason") == "stop":
-                    choice["finish_reason"] = "tool_calls"
+                reason = _FINISH.get(choice.get("finish_reason"), choice.get("finish_reason"))
+                choice["finish_reason"] = "tool_calls" if called and reason == "stop" else reason
         return out
 
     return translate
 
 
-def _choice(choice: dict[str, Any]) -> dict[str, Any]:
-    reason = choice.get("finish_reason")
-    return {**choice, "finish_reason": _FINISH.get(reason, reason) if isinstance(reason, str) else None}
+class _Cut:
+    """Takes the stop sequence off the end of each choice. Of a stream, what may be its beginning waits."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = sorted(stops, key=len, reverse=True)
+        self._kept: dict[int, str] = {}
+
+    def choice(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the choice with what of its text is to be shown."""
+        out = dict(choice)
+        for name in ("delta", "message"):
+            held = out.get(name)
+            if isinstance(held, dict) and isinstance(held.get("content"), str):
+                out[name] = {**held, "content": self._text(held["content"], choice)}
+        if isinstance(out.get("text"), str):
+            out["text"] = self._text(out["text"], choice)
+        return out
+
+    def _text(self, text: str, choice: dict[str, Any]) -> str:
+        index, reason = choice.get("index", 0), choice.get("finish_reason")
+        text = self._kept.pop(index, "") + text
+        if reason == "stop_sequence":
+            return next((text.removesuffix(stop) for stop in self._stops if text.endswith(stop)), text)
+        if reason or not self._stops:
+            return text
+        most = min(len(text), len(self._stops[0]))
+        n = next((n for n in range(most, 0, -1) if any(s.startswith(text[-n:]) for s in self._stops)), 0)
+        self._kept[index] = text[len(text) - n :]
+        return text[: len(text) - n]
 
 
 def _error(payload: dict[str, Any]) -> dict[str, Any]:

@@ -105,9 +105,9 @@ class Tgi:
         """As TGI's router takes it."""
         return _tgi_chat.to_tgi(body)
 
-    def answers(self, model: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """For one request to `model`: turns what TGI answers into OpenAI's form."""
-        return _tgi_chat.from_tgi(model)
+    def answers(self, model: str, asked: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """For one request (its body: `asked`) to `model`: turns what TGI answers into OpenAI's form."""
+        return _tgi_chat.from_tgi(model, asked)
 
     def gauges(self, metrics: str) -> Gauges:
         """`tgi_batch_current_size` and `tgi_queue_size`; it tells nothing of its KV cache."""
