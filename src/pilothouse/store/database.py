@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from pilothouse.core.errors import UserError
 
-HEAD = "0002"
+HEAD = "0003"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -75,6 +75,12 @@ exchanges = sa.Table(
     sa.Column("findings", sa.LargeBinary, nullable=False),
     sa.Column("request", sa.LargeBinary),
     sa.Column("answer", sa.Text),
+    sa.Column("api", sa.Text),
+    sa.Column("backend", sa.Text),
+    sa.Column("finish", sa.Text),
+    sa.Column("queue_ms", sa.Float),
+    sa.Column("overhead_us", sa.Float),
+    sa.Column("trace", sa.Text),
 )
 sa.Index("exchanges_by_time", exchanges.c.at)
 

@@ -165,6 +165,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         if self._task:
             self._task.cancel()
+        del self._parser, self._task  # each leads back here: a closed connection would wait for the collector
 
     def pause_writing(self) -> None:
         self.congested, self.deadline = True, monotonic() + _UNREAD_S

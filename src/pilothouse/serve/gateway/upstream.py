@@ -138,6 +138,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        del self._parser  # it leads back here: a closed connection would wait for the collector
         if self._done is None:
             return
         if self._status and not self._headers.keys() & {"content-length", "transfer-encoding"} and exc is None:
