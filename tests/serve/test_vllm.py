@@ -367,6 +367,13 @@ unexpectedly (exit code: None), shutting down executor.
 ENGINE = """(APIServer pid=25534) ERROR 11-25 10:32:33 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: \
 EngineCore encountered an issue. See stack trace (above) for the root cause.
 """
+KERNEL = f"""(Worker pid=6832) ERROR 11-25 10:52:58 [multiproc_executor.py:953] RuntimeError: \
+_C::static_scaled_fp8_quant() expected at most 0 argument(s) but received 4 argument(s).
+{CORE}Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root \
+cause.
+Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause.
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{'EngineCore': 1}}
+"""
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 79.11 GiB."
 KILLED = "one of its processes was killed, as the system does when memory runs out"
 FLAG = """usage: api_server.py [-h] [--headless] [--api-server-count API_SERVER_COUNT]
@@ -395,6 +402,7 @@ api_server.py: error: argument --kv-cache-dtype: invalid choice: 'silly' (choose
         (RANK, "LoRA rank 8 is greater than max_lora_rank 1."),
         (PORT, "Address already in use"),
         (FLAG, "argument --kv-cache-dtype: invalid choice: 'silly' (choose from 'auto', 'bfloat16', 'fp8')"),
+        (KERNEL, "_C::static_scaled_fp8_quant() expected at most 0 argument(s) but received 4 argument(s)."),
         (SERVES, ""),
         (SERVES + WORKER, KILLED),
         (SERVES + ENGINE, KILLED),

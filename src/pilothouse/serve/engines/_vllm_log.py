@@ -15,7 +15,11 @@ _BANNER = re.compile(r"^.*\bversion \d+\.\d+\.\d+.*$", re.M)
 _SERVES = "Application startup complete"
 _NEVER_SERVED = "Engine core initialization failed"
 _FATAL = "EngineCore encountered a fatal error"
-_ECHO = re.compile(r"Engine core initialization failed|EngineCore encountered an issue|^Executor failed", re.I)
+_ECHO = re.compile(
+    r"Engine core initialization failed|EngineCore encountered an issue|^Executor failed"
+    r"|initialization failed due to an exception in a background process",
+    re.I,
+)
 _DIED = re.compile(r"\bdied unexpectedly|\bEngineDeadError\b|\bExecutor failed\b")
 _KILLED = "one of its processes was killed, as the system does when memory runs out"
 
