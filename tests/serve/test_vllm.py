@@ -369,8 +369,8 @@ EngineCore encountered an issue. See stack trace (above) for the root cause.
 """
 KERNEL = f"""(Worker pid=6832) ERROR 11-25 10:52:58 [multiproc_executor.py:953] RuntimeError: \
 _C::static_scaled_fp8_quant() expected at most 0 argument(s) but received 4 argument(s).
-{CORE}Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root \
-cause.
+{CORE}Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for \
+root cause.
 Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause.
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{'EngineCore': 1}}
 """
