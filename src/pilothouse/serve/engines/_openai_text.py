@@ -1,4 +1,4 @@
-"""Text out of tokens, for engines that give tokens: whole characters only, and nothing of a stop string or behind it."""
+"""Text out of tokens, for engines that give tokens: whole characters, and nothing from a stop string on."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class StopStrings:
         if not self._stops or self.stopped:
             return "" if self.stopped else text
         self._held += text
-        found = min((at for stop in self._stops if (at := self._held.find(stop)) >= 0), default=-1)
-        if found >= 0:
-            shown, self._held, self.stopped = self._held[:found], "", True
+        # The one that is whole first, as if the text had come letter by letter.
+        ends = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            shown, self._held, self.stopped = self._held[: min(ends)[1]], "", True
             return shown
         keep = 0 if last else max(self._overlap(stop) for stop in self._stops)
         end = len(self._held) - keep

@@ -28,7 +28,7 @@ _KNOWN = {"temperature", "seed", "stop", "max_tokens", "max_completion_tokens", 
 
 @dataclass(eq=False)
 class _Job:
-    """One request on its way through the pipeline. Outputs: tokens, a finish reason with them at the end, or an error."""
+    """One request on its way through the pipeline. Outputs: tokens (the last with a finish reason), or an error."""
 
     ids: Any
     config: Any
@@ -125,7 +125,7 @@ class Pipeline:
         temperature = given.get("temperature", 1.0)
         try:
             more = {theirs: given[ours] for ours, theirs in _NUMBERS.items() if ours in given}
-            if temperature > 0:  # without a seed of its own every answer would be the same
+            if temperature != 0:  # without a seed of its own every answer would be the same
                 more |= {"do_sample": True, "temperature": temperature}
                 more |= {"rng_seed": given.get("seed", secrets.randbits(31))}
             limit = max(1, min(int(wanted), room))

@@ -27,7 +27,8 @@ def main() -> None:
     try:
         reason = asyncio.run(_run(settings))
     except Exception as e:
-        reason = f"{type(e).__name__}: {' '.join(str(e).split())}"
+        # Its last line: OpenVINO puts the place in its source before it.
+        reason = next((line.strip() for line in reversed(str(e).splitlines()) if line.strip()), type(e).__name__)
     if reason:
         print(f"pilothouse: {reason}", file=sys.stderr, flush=True)
     sys.stderr.flush()

@@ -73,8 +73,7 @@ class OpenVino:
             msgspec.json.encode(settings).decode(),
         )
         key = secrets.token_urlsafe(24)
-        env = {"PILOTHOUSE_ENGINE_KEY": key, "OPENVINO_TELEMETRY_DISABLED": "1"}
-        return Launch(argv, f"http://127.0.0.1:{port}", env, key)
+        return Launch(argv, f"http://127.0.0.1:{port}", {"PILOTHOUSE_ENGINE_KEY": key}, key)
 
     def fields(self, adapter: str | None, spec: EngineSpec) -> dict[str, Any]:
         """There are no adapters."""
