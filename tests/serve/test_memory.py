@@ -261,6 +261,7 @@ def test_gpus_that_share_a_model_are_summed(folder: Folder) -> None:
         check_memory(spec, plan=plan)
     with pytest.raises(UserError, match=r"on 2 GPUs .* Choose a smaller model"):
         check_memory(spec, plan=replace(plan, tensor=2))
+    check_memory(spec, plan=replace(plan, tensor=2, offload=10 * GB))
     fits = replace(plan, gpus=tuple(gpu(i, 79) for i in range(4)), tensor=4)
     check_memory(spec, plan=fits)
     check_memory(spec, plan=replace(fits, tensor=2, pipeline=2))

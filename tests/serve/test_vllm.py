@@ -198,6 +198,7 @@ def test_options_become_vllms_own_words(spec: EngineSpec) -> None:
         ({"tensor_paralel_size": 2}, "no option 'tensor_paralel_size'.*Did you mean 'tensor_parallel_size'"),
         ({"tensor_parallel_size": "2"}, "needs option 'tensor_parallel_size' as a whole number, got '2'"),
         ({"data_parallel_size": 0}, "0 is too small"),
+        ({"speculative_config": "ngram"}, "needs option 'speculative_config' as a mapping, got 'ngram'"),
         ({"dtype": "int3"}, "'int3' is not possible.*bfloat16"),
         ({"more": ["--api-key=x"]}, "--api-key is set by Pilothouse"),
         ({"more": ["--served_model_name", "x"]}, "--served_model_name is set by Pilothouse"),

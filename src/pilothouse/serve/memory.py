@@ -23,7 +23,7 @@ class Plan:
     gpus: those it may use; None: RAM. tensor, pipeline: devices that share one copy. copies: of the model in one engine
     (data parallel). share: of a GPU's memory that the engine takes. dtype, kv_type: of weights and cache. cache: bytes
     of a KV cache whose size is set by hand. overhead: bytes beside weights and cache, a device (RAM: in all).
-    ahead: tokens read in one step. bound: each of the processes that share a copy stays on one memory node (NUMA).
+    ahead: tokens read in one step. offload: bytes of weights that each GPU leaves in RAM. bound: each of the processes that share a copy stays on one memory node (NUMA).
     """
 
     gpus: tuple[Gpu, ...] | None = None
@@ -36,6 +36,7 @@ class Plan:
     cache: int | None = None
     overhead: int = _LLAMACPP
     ahead: int = 0
+    offload: int = 0
     bound: bool = False
 
     @property
@@ -68,7 +69,9 @@ def need(spec: EngineSpec, plan: Plan = _DEFAULT) -> Need:
     adapters = sum(f.stat().st_size for _, path in spec.adapters for f in (path, *path.glob("*")) if f.is_file())
     stream = model.stream(spec.context, split=plan.tensor, ahead=plan.ahead)
     cache = stream * spec.streams if plan.cache is None else plan.cache
-    return Need(model.weights + adapters, stream, cache, plan.overhead * (1 if plan.gpus is None else plan.together))
+    devices = 1 if plan.gpus is None else plan.together
+    weights = max(0, model.weights - (0 if plan.gpus is None else plan.offload * devices)) + adapters
+    return Need(weights, stream, cache, plan.overhead * devices)
 
 
 def check_memory(spec: EngineSpec, *, replicas: int | None = None, plan: Plan = _DEFAULT) -> None:

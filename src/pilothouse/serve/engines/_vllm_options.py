@@ -29,12 +29,12 @@ OPTIONS = (
         "kv_cache_gb",
         float,
         None,
-        "Size of the KV cache; default: CPU what use.context and use.streams need, GPU "
+        "Size of the KV cache (GB); default: CPU what use.context and use.streams need, GPU "
         "the rest of gpu_memory_utilization.",
         low=0.01,
     ),
     Option("gpu_memory_utilization", float, 0.9, "Share of each GPU's memory that vLLM takes.", low=0.05),
-    Option("cpu_offload_gb", float, None, "Weights that stay in RAM, a GPU.", low=0),
+    Option("cpu_offload_gb", float, None, "Weights that each GPU leaves in RAM (GiB).", low=0),
     Option(
         "block_size", int, None, "Tokens in a block of the KV cache; default: 32 on a CPU, else vLLM's choice.", low=1
     ),

@@ -147,6 +147,7 @@ def _plan(found: _vllm_python.Found, given: dict[str, Any]) -> Plan:
     return Plan(
         gpus,
         *(tensor, pipeline, copies, share, given["dtype"], given["kv_cache_dtype"], cache, overhead, ahead),
+        offload=int((given["cpu_offload_gb"] or 0) * 2**30),
         bound=gpus is None,
     )
 
