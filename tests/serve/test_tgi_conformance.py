@@ -351,6 +351,25 @@ def test_attached_through_the_gateway(server: TgiServer, tmp_path: Path, monkeyp
         assert set(json.loads(made.choices[0].message.content)) == {"name", "age"}
         logs = ai.chat.completions.create(**fixed, model="base", logprobs=True, top_logprobs=2).choices[0].logprobs
         assert logs and logs.content and len(logs.content) == 8
+        assert {a.model for a in said.values()} == set(said) and all(a.id for a in said.values())
+        assert {c.model for c in chunks} == {"base"} and len({c.id for c in chunks}) == 1
+        call = ai.chat.completions.create(
+            **{**fixed, "max_tokens": 60}, model="base", tools=[WEATHER], tool_choice="required"
+        )
+        assert call.choices[0].finish_reason == "tool_calls" and call.choices[0].message.tool_calls
+        ended = ai.chat.completions.create(model="base", messages=HI, temperature=0, max_tokens=60, stop=[","])
+        assert ended.choices[0].finish_reason == "stop" and "," not in str(ended.choices[0].message.content)
+        with pytest.raises(openai.UnprocessableEntityError) as e:
+            ai.chat.completions.create(**{**fixed, "max_tokens": 4000}, model="base")
+        assert (
+            e.value.code == "validation"
+            and e.value.type == "invalid_request_error"
+            and "max_new_tokens" in str(e.value)
+        )
+        server.fault = "cut"
+        with pytest.raises(openai.APIError, match="Incomplete generation"):
+            list(ai.chat.completions.create(**fixed, model="base", stream=True))
+        server.fault = ""
         whole = ai.completions.create(model="base", prompt=PROMPT, temperature=0, max_tokens=5)
         pieces = ai.completions.create(model="base", prompt=PROMPT, temperature=0, max_tokens=5, stream=True)
         assert "".join(c.choices[0].text for c in pieces) == whole.choices[0].text

@@ -23,7 +23,7 @@ from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 if TYPE_CHECKING:
     from pilothouse.guard.policy import Policy
 
-GUARD_HEADER = "x_pilothouse_guard"
+GUARD_HEADER = "x-pilothouse-guard"
 _any = msgspec.json.Decoder(dict[str, Any]).decode
 
 

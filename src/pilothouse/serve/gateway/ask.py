@@ -21,6 +21,7 @@ from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.hedge import race
 from pilothouse.serve.gateway.routing.choose import Chooser
 from pilothouse.serve.gateway.routing.fleet import Fleet, Member
+from pilothouse.serve.gateway.translated import Translated
 from pilothouse.serve.gateway.upstream import Answer, Pool, Sink, UpstreamFault
 
 _AT_ONCE_S = 0.5
@@ -46,6 +47,7 @@ class Asker:
         self._fleet, self._pool, self._tries = fleet, pool, tries
         self._chooser = Chooser(fleet)
         self._heads: dict[tuple[str, str], bytes] = {}
+        self._hedges = tries.hedge_s is not None
         self._engines: dict[str, Any] = {}
         self._shadows: set[asyncio.Task[None]] = set()
 
@@ -68,7 +70,7 @@ class Asker:
             attempts += 1
             sent = monotonic()
             try:
-                if self._tries.hedge_s is not None and len(self._fleet.serving(call.model)) > 1:
+                if self._hedges and len(self._fleet.serving(call.model)) > 1:
                     await self._hedged(call, path, answer, place, tried)
                 else:
                     await self._once(call, path, answer, place)
@@ -114,6 +116,9 @@ class Asker:
         circuit.trying()
         try:
             data = self._request(call, path, member, place)
+            answers = getattr(self._engine(member), "answers", None) if member.rewrites else None
+            if answers is not None:
+                sink = Translated(sink, answers(call.model, call.body))
             connection = self._pool.kept(to)
             while True:
                 fresh = connection is None
@@ -122,6 +127,8 @@ class Asker:
                 call.sent, call.backend = monotonic(), member.name
                 try:
                     await self._pool.ask(connection, to, data, sink)
+                    if isinstance(sink, Translated):
+                        sink.end()
                 except UpstreamFault as fault:
                     if not fault.stale or fresh:
                         raise
@@ -178,12 +185,15 @@ class Asker:
         trace = b"traceparent: %b\r\n" % _parent(call) if call.span else b""
         return b"%b%d\r\n%b\r\n%b" % (head, len(content), trace, content)
 
-    def _rewrite(self, member: Member, body: dict[str, Any]) -> dict[str, Any]:
+    def _engine(self, member: Member) -> Any:
         engine = self._engines.get(member.engine)
         if engine is None:
             engine = self._engines[member.engine] = registry.create("engines", member.engine)
+        return engine
+
+    def _rewrite(self, member: Member, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            changed: dict[str, Any] = engine.rewrite(body)
+            changed: dict[str, Any] = self._engine(member).rewrite(body)
         except UserError as e:
             raise ApiError(400, "unsupported_value", e.line()) from None
         return changed

@@ -14,6 +14,7 @@ from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.http import Request
 from pilothouse.serve.gateway.limits import Key, digest
 
+_LATELY = 1024
 NOBODY = Key(name="", digest="", row=sh.KEYS - 1)
 """Who asks where no key is asked for."""
 
@@ -26,6 +27,7 @@ class Access:
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self._keys = {key.digest: key for key in keys}
+        self._lately: dict[str, Key] = {}
 
     @property
     def keyed(self) -> bool:
@@ -37,9 +39,16 @@ class Access:
         if not self._keys:
             _same_machine(request)
             return NOBODY
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        secret = given.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "")
+        header = request.headers.get("authorization", "")
+        key = self._lately.get(header)
+        if key is not None and key.expires is None:
+            return key
+        kind, _, given = header.partition(" ")
+        bearer = kind.lower() == "bearer"
+        secret = given.strip() if bearer else request.headers.get("x-api-key", "")
         key = self._known(secret)
+        if key is not None and bearer and len(self._lately) < _LATELY:
+            self._lately[header] = key  # the same header comes with every request of a client
         if key is None:
             raise ApiError(401, "invalid_api_key", "give a valid key as 'Authorization: Bearer KEY'")
         return key
@@ -83,13 +92,20 @@ def _same_machine(request: Request) -> None:
     """A web page may make a browser on this machine call us (DNS rebinding, cross-site requests): refuse both."""
     host = request.headers.get("host", "localhost")
     if host not in _LOCAL:
-        if not loopback(urlsplit(f"//{host}").hostname or ""):
+        if not loopback(_name(f"//{host}")):
             raise _not_local()
         if len(_LOCAL) < 64:
             _LOCAL.add(host)
     origin = request.headers.get("origin")
-    if origin is not None and not loopback(urlsplit(origin).hostname or ""):
+    if origin is not None and not loopback(_name(origin)):
         raise _not_local()
+
+
+def _name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # no URL at all
+        return ""
 
 
 _LOCAL: set[str] = set()

@@ -26,37 +26,15 @@ class Call:
     prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer.
     """
 
-    __slots__ = (
-        "answer",
-        "api",
-        "asked",
-        "at",
-        "backend",
-        "began",
-        "body",
-        "findings",
-        "finish",
-        "first",
-        "guard",
-        "head",
-        "id",
-        "keeps_text",
-        "key",
-        "last",
-        "model",
-        "overhead_s",
-        "prompt",
-        "queue_s",
-        "release",
-        "sent",
-        "session",
-        "span",
-        "stream",
-        "tokens",
-        "tokens_in",
-        "tokens_out",
-        "trace",
-    )
+    # Most of these stay as they are for most calls: defaults of the class cost a call nothing.
+    sent = head = last = queue_s = overhead_s = 0.0
+    first: float | None = None
+    tokens, prompt = 0, b""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    guard, findings = "off", tuple[Finding, ...]()
+    keeps_text = False
+    backend = release = finish = session = trace = span = ""
 
     def __init__(self, api: str, asked: dict[str, Any], key: Key, began: float) -> None:
         self.id = f"req_{getrandbits(80):020x}"
@@ -65,17 +43,7 @@ class Call:
         self.model: str = asked["model"]
         self.stream = asked.get("stream") is True
         self.at = time.time()
-        self.sent = self.head = 0.0
-        self.first: float | None = None
-        self.last = 0.0
-        self.queue_s = self.overhead_s = 0.0
-        self.tokens, self.prompt = 0, b""
-        self.tokens_in: int | None = None
-        self.tokens_out: int | None = None
-        self.guard, self.findings = "off", tuple[Finding, ...]()
         self.answer: list[str] = []
-        self.keeps_text = False
-        self.backend = self.release = self.finish = self.session = self.trace = self.span = ""
 
     def usage(self, prompt: int | None, completion: int | None) -> None:
         """What the engine has counted. For several answers llama.cpp says it one answer after another: they add up."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from random import getrandbits
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 _INLINE_CHARS = 2_000  # about 4 ms of guard at most
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TEXT = {"/v1/completions": b'"prompt"', "/v1/responses": b'"input"', "/v1/embeddings": b'"input"'}
+_NAMES = {f"/v1/{p}": p.partition("/")[0] for p in ("chat/completions", "completions", "responses", "messages")}
+_NAMES["/v1/embeddings"] = "embeddings"
+_decode = msgspec.json.Decoder().decode
 _RELAYED = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -49,6 +51,7 @@ class Calls:
         self.limits = Limits(self._shared, settings.price)
         self._asker = Asker(fleet, pool, settings.tries)
         self._admission = Admission(fleet, settings.admission, ttft_s=settings.ttft_s)
+        self._queues = settings.admission != "none"
         self._slow_guard = policy is not None and any(r.detector.cost in ("model", "judge") for r in policy.rules)
 
     def close(self) -> None:
@@ -63,7 +66,9 @@ class Calls:
         own = self._shared.own
         own.add(0, sh.IN_FLIGHT)
         try:
-            await self._admitted(dialect, call, reply)
+            if self._settings.policy is None or await self._let_in(self._settings.policy, dialect, call, reply):
+                call.queue_s = await self._admission.enter(call.model) if self._queues else 0.0
+                await self._answered(dialect, call, reply)
         except ApiError as e:
             reply.status = e.status
             raise
@@ -78,7 +83,7 @@ class Calls:
     def _call(self, dialect: Dialect, request: Request, key: Key) -> Call:
         """The call that a request makes; ApiError for what no engine here could answer."""
         try:
-            asked = msgspec.json.decode(request.body)
+            asked = _decode(request.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise ApiError(400, "invalid_json", f"the body is not valid JSON: {e}") from None
         if not isinstance(asked, dict):
@@ -91,56 +96,50 @@ class Calls:
         if key.models and model not in key.models:
             raise ApiError(403, "model_not_allowed", f"this key may not ask {model!r}", param="model")
         body = dialect.request(asked)
-        call = Call(dialect.path[4:].partition("/")[0], asked, key, request.at)
+        call = Call(_NAMES[dialect.path], asked, key, request.at)
         call.body = body
         limit = body.get("max_tokens") or body.get("max_completion_tokens")
         answer = limit if isinstance(limit, int) else TOKENS_UNSAID
-        call.prompt = request.body[max(request.body.find(_TEXT.get(dialect.path, b'"messages"')), 0) :]
         call.tokens = len(request.body) // 4 + answer * (body.get("n") or 1)
-        call.keeps_text = self._recorder is not None and self._recorder.keeps_text
+        if self._recorder is not None:
+            call.keeps_text = self._recorder.keeps_text
         headers = request.headers
-        session = headers.get("x-session-id") or asked.get("prompt_cache_key") or ""
-        call.session = session if isinstance(session, str) else ""
-        trace = headers.get("traceparent")
-        call.trace = trace if trace is not None and _TRACE.fullmatch(trace) else ""
-        if self._settings.traced or call.trace:
+        session = headers.get("x-session-id") or asked.get("prompt_cache_key")
+        if isinstance(session, str):
+            call.session = session
+        if len(serving) > 1:
+            call.prompt = request.body[max(request.body.find(_TEXT.get(dialect.path, b'"messages"')), 0) :]
+        if self._settings.traced or "traceparent" in headers:
+            trace = headers.get("traceparent", "")
+            call.trace = trace if _TRACE.fullmatch(trace) else f"00-{getrandbits(128):032x}-{0:016x}-01"
             call.span = f"{getrandbits(64):016x}"
-            call.trace = call.trace or f"00-{getrandbits(128):032x}-{0:016x}-01"
         self._able(body, serving)
         return call
 
     def _able(self, body: dict[str, Any], serving: tuple[int, ...]) -> None:
         """What the engine cannot do is refused; dropped in silence it would look like an answer."""
         for i in serving:
-            lacks = self._fleet.members[i].lacks
-            if not lacks:
-                continue
-            for capability, fields in _ASKS.items():
-                asked = next((f for f in fields if body.get(f)), None) if capability in lacks else None
-                if asked is not None and not (asked == "response_format" and _plain_text(body[asked])):
-                    what = f"{asked}: the engine that serves {body.get('model')!r} cannot do this ({capability})"
-                    raise ApiError(400, "unsupported_value", what, param=asked)
+            for capability in self._fleet.members[i].lacks:
+                for field in _ASKS.get(capability, ()):
+                    if body.get(field) and not (field == "response_format" and _plain_text(body[field])):
+                        what = f"{field}: the engine that serves {body.get('model')!r} cannot do this ({capability})"
+                        raise ApiError(400, "unsupported_value", what, param=field)
 
-    async def _admitted(self, dialect: Dialect, call: Call, reply: Reply) -> None:
-        policy = self._settings.policy
-        if policy is not None:
-            found, unscanned = await self._check(policy, dialect, call)
-            call.note_input(found, unscanned)
-            if found.action == "block":
-                self._refuse(dialect, call, reply, policy, found)
-                return
-        call.queue_s = await self._admission.enter(call.model)
-        try:
-            await self._answered(dialect, call, reply)
-        finally:
-            now = monotonic()
-            self._admission.left(call.model, now - call.began - call.queue_s, _after(call.first, call))
+    async def _let_in(self, policy: Policy, dialect: Dialect, call: Call, reply: Reply) -> bool:
+        """The input guard's word; its no is an answer of its own."""
+        found, unscanned = await self._check(policy, dialect, call)
+        call.note_input(found, unscanned)
+        if found.action == "block":
+            self._refuse(dialect, call, reply, policy, found)
+            return False
+        return True
 
     async def _answered(self, dialect: Dialect, call: Call, reply: Reply) -> None:
         answer = self._answer(dialect, call, reply)
         asker = self._asker
         try:
-            asker.shadow(call, dialect.engine_path)
+            if self._fleet.shadowed:
+                asker.shadow(call, dialect.engine_path)
             await asker.ask(call, dialect.engine_path, answer)
             answer.finish()
         except UpstreamFault as fault:
@@ -153,6 +152,9 @@ class Calls:
         finally:
             if isinstance(answer, StreamedAnswer):
                 answer.note()
+            if self._queues:
+                now = monotonic()
+                self._admission.left(call.model, now - call.began - call.queue_s, _after(call.first, call))
 
     def _answer(self, dialect: Dialect, call: Call, reply: Reply) -> Answer:
         """How the answer travels: as it is, or read on its way."""
@@ -207,18 +209,22 @@ class Calls:
     def _count(self, call: Call, status: int) -> None:
         m, row, now = self._metrics, self._fleet.rows[call.model], monotonic()
         m.request(row, status)
-        m.observe(row, ((LATENCY, now - call.began), (QUEUE, call.queue_s), (OVERHEAD, call.overhead_s)))
+        seen = [(LATENCY, now - call.began), (QUEUE, call.queue_s), (OVERHEAD, call.overhead_s)]
         if call.first is not None:
-            m.observe(row, ((TTFT, call.first - call.began),))
+            seen.append((TTFT, call.first - call.began))
             if call.tokens_out and call.tokens_out > 1 and call.last > call.first:
-                m.observe(row, ((TPOT, (call.last - call.first) / (call.tokens_out - 1)),))
+                seen.append((TPOT, (call.last - call.first) / (call.tokens_out - 1)))
         if call.tokens_in is not None:
-            m.observe(row, ((PROMPT, call.tokens_in), (GENERATION, call.tokens_out or 0)))
+            seen.append((PROMPT, call.tokens_in))
+            seen.append((GENERATION, call.tokens_out or 0))
+        m.observe(row, seen)
         detector = next((f.detector for f in call.findings if f.action == "block"), "") if call.findings else ""
         m.guard(call.guard, detector)
         if self._recorder is not None:
-            with suppress(Exception):  # a record must never cost an answer
+            try:
                 self._recorder.record(call.exchange(status, now))
+            except Exception:  # a record must never cost an answer
+                self._shared.own.add(0, sh.DROPPED)
 
 
 _ASKS: dict[str, Iterable[str]] = {

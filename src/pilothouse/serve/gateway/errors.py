@@ -32,9 +32,9 @@ class ApiError(Exception):
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers: dict[str, str] = {}
         if retry_after_s:
-            self.headers["retry_after"] = str(retry_after_s)
+            self.headers["retry-after"] = str(retry_after_s)
         if ask_for:
-            self.headers["www_authenticate"] = f'{ask_for} realm="pilothouse"'
+            self.headers["www-authenticate"] = f'{ask_for} realm="pilothouse"'
 
     @property
     def kind(self) -> str:

@@ -20,6 +20,9 @@ _UNREAD_S = 60.0
 _LINGER_S = 2.0
 _LINE = 32
 """About what a request has besides its URL, headers and body: method, version, line ends."""
+_PIECES = 512
+"""Pieces of a body kept apart; a body sent in more of them (a byte each) would cost forty times its size."""
+_ONCE = (b"host", b"content-length", b"transfer-encoding")
 _PHRASES = {s.value: s.phrase.encode() for s in HTTPStatus}
 _NEVER = float("inf")
 
@@ -52,7 +55,7 @@ class Reply:
         return self._connection.transport is None
 
     def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
-        """A whole answer. Underscores of header names become dashes."""
+        """A whole answer."""
         head = self._head(status, kind, headers, b"content-length: %d\r\n" % len(body))
         self._connection.write(head if self._bodiless else head + body)  # in one: each write is a call to the kernel
 
@@ -102,7 +105,7 @@ class Reply:
         self.started, self.status = True, status
         if self.request_id:
             headers["x-request-id"] = self.request_id
-        more = "".join([f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()])
+        more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b%bconnection: %b\r\n\r\n" % (
             status,
             _PHRASES.get(status, b"Status"),
@@ -131,7 +134,7 @@ class Connection(asyncio.Protocol):
         self.busy = False
         """Is a request being answered?"""
         self.deadline = _NEVER
-        self._request, self._parts, self._size = Request(), list[bytes](), 0
+        self._request, self._parts, self._size = Request(), list[bytes | bytearray](), 0
         self._head_size, self._told, self._untold = 0, 0, 0
         self._in_head = self._in_message = False
         self._refused = self._paused = False
@@ -179,15 +182,20 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._told = 0
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501)
-        except httptools.HttpParserError:
-            self._refuse(400)
+        self._told, fed = 0, 0
+        while data:
+            fed += len(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as e:
+                if not self._refused:
+                    data = self._not_upgraded() + data[e.args[0] :]
+                    continue
+            except httptools.HttpParserError:
+                self._refuse(400)
+            break
         if self._in_head:  # the parser tells of a header when it is whole: one without an end is what it did not tell
-            self._untold += len(data) - self._told
+            self._untold += fed - self._told
             if self._untold > HEAD_LIMIT:
                 self._refuse(431)
 
@@ -204,25 +212,40 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
-        self._grow(len(url))
+        self._head_size += len(url)
+        self._told += len(url)
+        if self._head_size > HEAD_LIMIT:
+            self._refuse(431)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._grow(len(name) + len(value) + 4)
+        n = len(name) + len(value) + 4
+        self._head_size += n
+        self._told += n
+        if self._head_size > HEAD_LIMIT:
+            self._refuse(431)
+        if not self._in_head:
+            return  # a trailer: merged into the head it could say what the head must not (RFC 9110 §6.5.1)
         self._request.raw_headers.append((name, value))
-        self._request.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         request = self._request
         self._in_head, self._told = False, self._told + _LINE
         if not self.busy:
             self.deadline = monotonic() + _BODY_S
+        headers = request.headers = {n.decode("latin-1").lower(): v.decode("latin-1") for n, v in request.raw_headers}
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
-        request.path = unquote(request.target.partition(b"?")[0].decode("latin-1"))
-        length = request.headers.get("content-length", "0")
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        request.path = unquote(path) if "%" in path else path
+        if (fault := _fault(request)) is not None:
+            self._refuse(fault)
+            return
+        if "upgrade" in headers and self._parser.should_upgrade():
+            return  # the head comes again without it
+        length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._limit:
             self._refuse(413)
-        elif request.headers.get("expect", "").lower() == "100-continue" and not self.busy:
+        elif "expect" in headers and headers["expect"].lower() == "100-continue" and not self.busy:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -231,19 +254,24 @@ class Connection(asyncio.Protocol):
         if self._size > self._limit:
             self._refuse(413)
         elif not self._refused:
-            self._parts.append(data)
+            parts = self._parts
+            if len(parts) < _PIECES:
+                parts.append(data)
+            elif len(parts) == _PIECES:
+                parts.append(bytearray(data))
+            else:
+                parts[-1] += data
 
     def on_message_complete(self) -> None:
-        if self._refused:
+        if self._refused or ("upgrade" in self._request.headers and self._parser.should_upgrade()):
             return
         self._request.body, self._parts, self._in_message = b"".join(self._parts), [], False
         self._request.at = monotonic()
         self._queue.append((self._request, self._parser.should_keep_alive()))
-        if not self.busy:
-            self._go()
-        elif self.transport:
+        self._go()
+        if (self.busy or self.congested) and self.transport:
             self._paused = True
-            self.transport.pause_reading()  # a pipelining client waits until its first request is answered
+            self.transport.pause_reading()  # a pipelining client waits until its requests are answered
 
     # answers
 
@@ -305,7 +333,10 @@ class Connection(asyncio.Protocol):
                 self.close()
                 return
             self.deadline = monotonic() + (_UNREAD_S if self.congested else _IDLE_S)
-            if self._paused:
+            while self.congested:  # who asks on without reading gets no further answer put on the heap
+                self._wake, self.go_on = loop.create_future(), self._go
+                await self._wake
+            if self._paused and not self._queue:
                 self._paused = False
                 self.transport.resume_reading()
 
@@ -316,11 +347,13 @@ class Connection(asyncio.Protocol):
             self._queue.append(status)
             self._go()
 
-    def _grow(self, n: int) -> None:
-        self._head_size += n
-        self._told += n
-        if self._head_size > HEAD_LIMIT:
-            self._refuse(431)
+    def _not_upgraded(self) -> bytes:
+        """The head once more, without the wish to speak another protocol: we may pass it over (RFC 9110 §7.8), and
+        Java's own client asks for HTTP/2 in this way with every first request. The parser would pass over the body."""
+        request = self._request
+        line = b"%b %b HTTP/1.1\r\n" % (request.method.encode(), request.target)
+        headers = [b"%b: %b\r\n" % (n, v) for n, v in request.raw_headers if n.lower() != b"upgrade"]
+        return b"%b%b\r\n" % (line, b"".join(headers))
 
     def overdue(self) -> None:
         """The deadline has passed (whoever listens looks at it now and then: a timer a request would cost more)."""
@@ -331,3 +364,22 @@ class Connection(asyncio.Protocol):
             self._refuse(408)
         elif not self.busy:
             self.close()
+
+
+def _fault(request: Request) -> int | None:
+    """What the parser lets pass and RFC 9112 does not: two readers of one stream must see the same requests."""
+    headers = request.headers
+    if request.version != "1.1":
+        if request.version != "1.0":
+            return 505
+        if "transfer-encoding" in headers:
+            return 400  # §6.1: its framing cannot be trusted
+    elif "host" not in headers:
+        return 400  # §3.2
+    if "transfer-encoding" in headers and headers["transfer-encoding"].lower() != "chunked":
+        return 501
+    if len(headers) != len(request.raw_headers):
+        names = [name.lower() for name, _ in request.raw_headers]
+        if any(names.count(name) > 1 for name in _ONCE):
+            return 400
+    return 501 if request.method == "CONNECT" else None

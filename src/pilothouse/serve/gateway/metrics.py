@@ -33,7 +33,7 @@ class Metrics:
         """One more answered."""
         self._shared.models.add(model, STATUS_COLUMN.get(status, len(STATUSES) - 1))
 
-    def observe(self, model: int, values: tuple[tuple[int, float], ...]) -> None:
+    def observe(self, model: int, values: Sequence[tuple[int, float]]) -> None:
         """One more value of each of these of HISTOGRAMS."""
         table = self._shared.models
         cells, at = table.cells, table.at(model)

@@ -16,7 +16,7 @@ from pilothouse.serve.gateway.call import Call
 from pilothouse.serve.gateway.http import Reply
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
-OVERHEAD_HEADER = "x_pilothouse_overhead_us"  # underscores become dashes on the wire
+OVERHEAD_HEADER = "x-pilothouse-overhead-us"
 DONE = b"data: [DONE]\n\n"
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""

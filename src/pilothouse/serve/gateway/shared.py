@@ -23,10 +23,10 @@ _WORD = 8
 class Table:
     """rows × columns of floats, once for all processes or once a process."""
 
-    __slots__ = ("_columns", "_own", "_starts", "cells")
+    __slots__ = ("_columns", "_own", "_rows", "_starts", "cells")
 
     def __init__(self, cells: Any, base: int, rows: int, columns: int, copies: int, own: int) -> None:
-        self.cells, self._columns = cells, columns
+        self.cells, self._rows, self._columns = cells, rows, columns
         self._starts = [base + i * rows * columns for i in range(copies)]
         self._own = self._starts[own if copies > 1 else 0]
 
@@ -59,10 +59,9 @@ class Table:
 
     def clear(self, process: int, column: int) -> None:
         """Zero a column of a process that has ended: what it held is free again."""
-        if len(self._starts) > process:
-            start, rows = self._starts[process], (self._starts[1] - self._starts[0]) // self._columns
-            for row in range(rows):
-                self.cells[start + row * self._columns + column] = 0.0
+        start = self._starts[process]
+        for row in range(self._rows):
+            self.cells[start + row * self._columns + column] = 0.0
 
 
 class Shared:

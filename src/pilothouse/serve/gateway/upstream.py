@@ -71,6 +71,7 @@ class Upstream(asyncio.Protocol):
         self._bytes, self._status = 0, 0
         self._patience = Patience()
         self._headers: dict[str, str] = {}
+        self._raw: list[tuple[bytes, bytes]] = []
         self._parser = httptools.HttpResponseParser(self)
 
     @property
@@ -153,9 +154,11 @@ class Upstream(asyncio.Protocol):
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._headers = {n.decode("latin-1").lower(): v.decode("latin-1") for n, v in self._raw}
+        self._raw.clear()
         self._status = self._parser.get_status_code()
         if self._status >= 200 and self._sink is not None:
             self._sink.on_head(self._status, self._headers, self)

@@ -18,66 +18,84 @@ from pilothouse.serve.gateway.routing.prefix import Prefixes, blocks
 _SWITCH_TOKENS = 64.0
 """llama.cpp does not batch requests of different adapters together: a change waits for the running ones."""
 _STAY_TOKENS = 2048.0
+_SHORT = 1024
+"""Bytes: to compute about 250 tokens again costs an engine less than a wrong turn."""
 _FULL_CACHE = 0.95
 
 
 class Chooser:
-    """The choice, with what it remembers."""
+    """The choice, with what it remembers. Written for speed: it runs once a request, over memory that others write."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet, self._prefixes = fleet, Prefixes(fleet.shared)
         self._turn = 0
 
     def choose(self, model: str, prompt: bytes, tokens: float, session: str, tried: tuple[int, ...] = ()) -> int:
-        """A ready member's place, or -1 when none is left to try. prompt: its bytes, from
-        where the text begins; tokens: about how many."""
+        """A ready member's place, or -1 when none is left to try. prompt: its bytes, from where the text begins;
+        tokens: about how many."""
         fleet = self._fleet
-        serving = fleet.serving(model)
-        if len(serving) == 1:  # the usual case costs nothing; with nobody else to ask, its circuit says nothing either
-            only = serving[0]
-            return only if fleet.members[only].ready and only not in tried else -1
-        members, failures = fleet.members, fleet.shared.circuits
-        able = [
-            i
-            for i in serving
-            if members[i].ready
-            and i not in tried
-            and not (failures.own(i, sh.C_FAILURES) >= FAILURES and fleet.is_open(i))
-        ]
-        first = [i for i in able if members[i].role == "serve"]
-        if not first:  # fallbacks in their order
-            return able[0] if able else -1
-        group = self._group(first, session)
-        if len(group) == 1:
-            return group[0]
+        plan = fleet.plans.get(model)
+        if plan is None:
+            return -1
+        group = plan.only
+        circuits, width = fleet.shared.circuits.cells, len(sh.CIRCUIT_COLUMNS)
+        start = fleet.shared.circuits.at(0)
+        if len(plan.serving) == 1:  # with nobody else to ask, its circuit says nothing
+            return group[0] if group and not tried else -1
+        if not group or tried or any(circuits[start + i * width] >= FAILURES for i in group):
+            group = self._group([i for i in plan.ready if i not in tried and not fleet.is_open(i)], session)
+        if len(group) < 2:
+            return group[0] if group else -1
+        if len(prompt) < _SHORT and not session:
+            return self._idlest(group, model)
         return self._least(group, model, prompt, tokens, session)
 
-    def _group(self, able: list[int], session: str) -> list[int]:
-        """The members of one deployment, drawn by weight."""
+    def _idlest(self, group: tuple[int, ...], model: str) -> int:
+        """The member that owes least: a prompt too short to be worth a cache's while."""
+        self._turn = turn = self._turn + 1
+        n, circuits, owed = len(group), self._fleet.shared.circuits, self._owed
+        adapter, column = float(self._fleet.rows.get(model, 0) + 1), circuits.at(0) + sh.C_ADAPTER
+        cells, width = circuits.cells, len(sh.CIRCUIT_COLUMNS)
+        best, least = -1, float("inf")
+        for place in range(n):
+            i = group[(place + turn) % n]  # equal ones take turns
+            cost = owed(i)
+            if cost and cells[column + i * width] not in (0.0, adapter):
+                cost += _SWITCH_TOKENS
+            if cost < least:
+                best, least = i, cost
+        cells[column + best * width] = adapter
+        return best
+
+    def _group(self, able: list[int], session: str) -> tuple[int, ...]:
+        """The members of one deployment, drawn by weight; where none of those can, the first fallback."""
         members = self._fleet.members
-        weights = {members[i].group: members[i].weight for i in able}
+        first = [i for i in able if members[i].role == "serve"]
+        if not first:
+            return tuple(able[:1])
+        weights = {members[i].group: members[i].weight for i in first}
         if len(weights) == 1:
-            return able
+            return tuple(first)
         point = (_point(session) if session else random()) * sum(weights.values())
         name = ""
         for name, weight in weights.items():  # noqa: B007
             point -= weight
             if point < 0:
                 break
-        return [i for i in able if members[i].group == name]
+        return tuple(i for i in first if members[i].group == name)
 
-    def _least(self, group: list[int], model: str, prompt: bytes, tokens: float, session: str) -> int:
+    def _least(self, group: tuple[int, ...], model: str, prompt: bytes, tokens: float, session: str) -> int:
         shared, hashes = self._fleet.shared, blocks(prompt)
-        owed = {i: self._owed(i) for i in group}
-        adapter = float(self._fleet.rows.get(model, 0) + 1)
-        best, least = -1, float("inf")
-        self._turn += 1
+        circuits, adapter = shared.circuits.cells, float(self._fleet.rows.get(model, 0) + 1)
+        self._turn = turn = self._turn + 1
+        best, least, owed = -1, float("inf"), dict[int, float]()
         for place in range(len(group)):
-            i = group[(place + self._turn) % len(group)]  # equal ones take turns
-            cost = owed[i] + tokens
+            i = group[(place + turn) % len(group)]  # equal ones take turns
+            owes = owed[i] = self._owed(i)
+            cost = owes + tokens
             if hashes:
                 cost -= tokens * self._prefixes.share(hashes, i)
-            if owed[i] and shared.circuits.own(i, sh.C_ADAPTER) not in (0.0, adapter):
+            if owes and circuits[shared.circuits.at(i) + sh.C_ADAPTER] not in (0.0, adapter):
                 cost += _SWITCH_TOKENS
             if cost < least:
                 best, least = i, cost
@@ -93,11 +111,12 @@ class Chooser:
     def _owed(self, i: int) -> float:
         """Tokens outstanding, with what the engine itself says of requests that did not come through us."""
         shared = self._fleet.shared
-        owed = shared.members.total(i, sh.M_TOKENS)
-        cells, at = shared.gauges.cells, shared.gauges.at(i)
+        members, cells = shared.members, shared.gauges.cells
+        owed = members.total(i, sh.M_TOKENS) if shared.many else members.cells[members.at(i) + sh.M_TOKENS]
+        at = shared.gauges.at(i)
         if cells[at + sh.G_KV] > _FULL_CACHE:
             owed += _STAY_TOKENS
-        return float(owed + _SWITCH_TOKENS * cells[at + sh.G_WAITING])
+        return owed + _SWITCH_TOKENS * cells[at + sh.G_WAITING]  # type: ignore[no-any-return]
 
 
 def _point(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -49,6 +50,16 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"Member({self.name!r}, ready={self.ready})"
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who may answer a model's requests: all that serve it, those of them that are ready, and `only`, the ready ones
+    where neither a weight nor a fallback has a say (else empty)."""
+
+    serving: tuple[int, ...]
+    ready: tuple[int, ...]
+    only: tuple[int, ...]
+
+
 class Fleet:
     """The members now. `update` replaces them; a request under way keeps what it has."""
 
@@ -57,24 +68,24 @@ class Fleet:
         self.rows: dict[str, int] = {}
         self.circuits = [Circuit(shared, row) for row in range(sh.MEMBERS)]
         self.targets: list[Target] = []
-        self._serving: dict[str, tuple[int, ...]] = {}
+        self.plans: dict[str, Plan] = {}
         self._waiting: list[asyncio.Future[None]] = []
+        self.shadowed = False
         self.update(members)
 
     @property
     def models(self) -> list[str]:
         """Names that callers may ask for."""
-        return list(self._serving)
+        return list(self.plans)
 
     def update(self, members: tuple[Member, ...]) -> None:
         """New state. Members keep their place in the list for as long as the gateway runs."""
         self.members = members
         self.targets = [target(m.url) if m.url else Target("", 0, False, "") for m in members]
         assert len(members) <= sh.MEMBERS
+        self.shadowed = any(m.role == "shadow" for m in members)
         names = dict.fromkeys(name for m in members if m.role != "shadow" for name in m.models)
-        self._serving = {
-            name: tuple(i for i, m in enumerate(members) if name in m.models and m.role != "shadow") for name in names
-        }
+        self.plans = {name: self._plan(name) for name in names}
         for name in names:
             self.rows.setdefault(name, min(len(self.rows), sh.MODELS - 2))
         waiting, self._waiting = self._waiting, []
@@ -84,7 +95,16 @@ class Fleet:
 
     def serving(self, model: str) -> tuple[int, ...]:
         """Members that have this model, ready or not; () for an unknown name."""
-        return self._serving.get(model, ())
+        plan = self.plans.get(model)
+        return plan.serving if plan is not None else ()
+
+    def _plan(self, model: str) -> Plan:
+        members = self.members
+        serving = tuple(i for i, m in enumerate(members) if model in m.models and m.role != "shadow")
+        ready = tuple(i for i in serving if members[i].ready)
+        first = tuple(i for i in ready if members[i].role == "serve")
+        alone = len({members[i].group for i in first}) == 1
+        return Plan(serving, ready, first if alone else ready if len(ready) == 1 else ())
 
     def shadows(self, model: str) -> list[int]:
         """Members that get a copy."""
@@ -110,10 +130,14 @@ class Fleet:
 
     def begin(self, row: int, tokens: float) -> None:
         """A request of about so many tokens goes to this member."""
-        self.shared.members.add(row, sh.M_RUNNING)
-        self.shared.members.add(row, sh.M_TOKENS, tokens)
+        table = self.shared.members
+        cells, at = table.cells, table.at(row)
+        cells[at + sh.M_RUNNING] += 1.0
+        cells[at + sh.M_TOKENS] += tokens
 
     def end(self, row: int, tokens: float) -> None:
         """It is over."""
-        self.shared.members.add(row, sh.M_RUNNING, -1.0)
-        self.shared.members.add(row, sh.M_TOKENS, -tokens)
+        table = self.shared.members
+        cells, at = table.cells, table.at(row)
+        cells[at + sh.M_RUNNING] -= 1.0
+        cells[at + sh.M_TOKENS] -= tokens

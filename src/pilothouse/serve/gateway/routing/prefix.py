@@ -37,21 +37,20 @@ class Prefixes:
         """The share of the prompt's blocks, from its beginning, that this member has answered before."""
         if not hashes:
             return 0.0
-        own, bit, seen = self._table.own, 1 << member, 0
+        cells, at, bit, seen = self._table.cells, self._table.at(0), 1 << member, 0
         for value in hashes:
-            slot = value % sh.PREFIXES
-            if own(slot, 0) != value or not int(own(slot, 1)) & bit:
+            slot = at + 2 * (value % sh.PREFIXES)
+            if cells[slot] != value or not int(cells[slot + 1]) & bit:
                 break
             seen += 1
         return seen / len(hashes)
 
     def note(self, hashes: list[int], member: int) -> None:
         """This member answers this prompt now."""
-        table, bit = self._table, 1 << member
+        cells, at, bit = self._table.cells, self._table.at(0), 1 << member
         for value in hashes:
-            slot = value % sh.PREFIXES
-            if table.own(slot, 0) == value:
-                table.set(slot, 1, float(int(table.own(slot, 1)) | bit))
+            slot = at + 2 * (value % sh.PREFIXES)
+            if cells[slot] == value:
+                cells[slot + 1] = float(int(cells[slot + 1]) | bit)
             else:
-                table.set(slot, 0, float(value))
-                table.set(slot, 1, float(bit))
+                cells[slot], cells[slot + 1] = float(value), float(bit)
