@@ -23,7 +23,8 @@ class Plan:
     gpus: those it may use; None: RAM. tensor, pipeline: devices that share one copy. copies: of the model in one engine
     (data parallel). share: of a GPU's memory that the engine takes. dtype, kv_type: of weights and cache. cache: bytes
     of a KV cache whose size is set by hand. overhead: bytes beside weights and cache, a device (RAM: in all).
-    ahead: tokens read in one step. offload: bytes of weights that each GPU leaves in RAM. bound: each of the processes that share a copy stays on one memory node (NUMA).
+    ahead: tokens read in one step. offload: bytes of weights that each GPU leaves in RAM. bound: each of the processes
+    that share a copy stays on one memory node (NUMA).
     """
 
     gpus: tuple[Gpu, ...] | None = None
