@@ -310,9 +310,13 @@ def test_with_keys_the_console_behind_the_gateway_asks_for_one_too(tmp_path: Pat
         async with serving(keys={"app": "k-app-1"}, proxy=socket) as (url, _, _memory):
             assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             basic = base64.b64encode(b"anyone:k-app-1")
-            assert (await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % basic)).endswith(b"page")
+            assert (
+                await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic %b\r\n\r\n" % basic)
+            ).endswith(b"page")
             wrong = base64.b64encode(b"anyone:k-app-2")
-            assert b"HTTP/1.1 401" in await raw(url, b"GET / HTTP/1.1\r\nAuthorization: Basic %b\r\n\r\n" % wrong)
+            assert b"HTTP/1.1 401" in await raw(
+                url, b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic %b\r\n\r\n" % wrong
+            )
         async with serving(proxy=socket) as (url, _, _memory):
             assert (await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b"page")
         console.close()

@@ -141,8 +141,14 @@ class Front:
         ended = asyncio.ensure_future(p.process.wait())
         await asyncio.wait([ended, p.listening], return_when=asyncio.FIRST_COMPLETED, timeout=_START_S)
         ended.cancel()
+        if p.listening.done() and p.listening.exception() is None:
+            return p.listening.result()
+        with suppress(ProcessLookupError):
+            p.process.kill()  # it lives but takes no connections: whoever waits for its end must not wait for ever
         if not p.listening.done():
-            raise UserError(f"a process of the gateway ended while starting (exit code {p.process.returncode})")
+            code = p.process.returncode
+            how = f"ended while starting (exit code {code})" if code is not None else f"did not start in {_START_S:g} s"
+            raise UserError(f"a process of the gateway {how}")
         return p.listening.result()
 
     def _heard(self, p: _Process, message: object) -> None:
@@ -163,10 +169,14 @@ class Front:
             task.add_done_callback(self._background.discard)
 
     async def _keep(self, p: _Process, asked: control.Feedback, records: Recorder) -> None:
-        known = await records.feedback(asked.exchange, asked.kind, asked.value)
-        if not known:  # its record may still lie in another process' batch
-            await asyncio.sleep(_LATE_S)
+        known = False
+        try:
             known = await records.feedback(asked.exchange, asked.kind, asked.value)
+            if not known:  # its record may still lie in another process' batch
+                await asyncio.sleep(_LATE_S)
+                known = await records.feedback(asked.exchange, asked.kind, asked.value)
+        except Exception as e:  # the store fails; the caller must not wait for ever
+            self._on_event(f"feedback could not be kept: {e}")
         if p.channel is not None:
             p.channel.send(control.Kept(asked.number, known))
 
@@ -185,3 +195,6 @@ class Front:
                 await self._launch(p)
             except UserError as e:
                 self._on_event(e.line())
+            except OSError as e:  # no process or no socket to be had just now
+                self._on_event(f"gateway process {p.number} cannot be started: {e.strerror or e}")
+        self._on_event(f"gateway process {p.number} is given up after {quick} quick ends in a row")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import time
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from pilothouse.core.errors import UserError
 from pilothouse.serve.gateway import shared as sh
@@ -31,6 +34,7 @@ class Keyring:
         self._memory: sh.Shared | None = None
         self._changed: Callable[[], None] = lambda: None
         self._written: dict[int, list[float]] = {}
+        self._since = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="keys", daemon=True)
 
@@ -63,17 +67,20 @@ class Keyring:
 
     def _look(self) -> None:
         while not self._ended.wait(_LOOK_S):
-            self._write()
-            if stored.version(self._store) != self._version:
-                self._changed()
-                self._month()
+            with suppress(SQLAlchemyError, UserError):  # a store that is busy or away now is asked again in a second
+                self._write()
+                if stored.version(self._store) != self._version:
+                    self._changed()
+                    self._month()
+                elif stored.month() != self._since:
+                    self._month()
 
     def _write(self) -> None:
         """What has been used since the last time."""
         if self._memory is None:
             return
-        rows = []
-        for key, row in self._rows.items():
+        rows, written = [], dict[int, list[float]]()
+        for key, row in list(self._rows.items()):
             now = self._memory.keys.sums(row)
             before = self._written.get(key, [0.0] * len(now))
             new = {name: a - b for name, a, b in zip(sh.KEY_COLUMNS, now, before, strict=True) if name != "running"}
@@ -81,13 +88,15 @@ class Keyring:
                 cost = new.pop("cost")
                 counts = {name: int(n) for name, n in new.items()}
                 rows.append(stored.Usage(key, stored.today(), **counts, cost=cost, seen=time()))
-                self._written[key] = now
+                written[key] = now
         if rows:
             stored.add_usage(self._store, rows)
+            self._written |= written
 
     def _month(self) -> None:
         """What each key has spent this month beside what this memory counts."""
         if self._memory is not None:
-            for key, row in self._rows.items():
+            self._since = stored.month()
+            for key, row in list(self._rows.items()):
                 spent = stored.spent(self._store, key) - self._written.get(key, [0.0] * 6)[sh.COST]
                 self._memory.buckets.set(row, sh.B_SPENT, spent)

@@ -22,6 +22,8 @@ _QUEUE = 20_000
 _PLAIN = [c.name for c in schema.exchanges.columns if c.name not in ("findings", "request", "answer")]
 _plain = attrgetter(*_PLAIN)
 _NO_FINDINGS = b"[]"
+_UNFIT = (sa.exc.SQLAlchemyError, ValueError, TypeError, RecursionError)
+"""What drivers raise for a row they cannot take. (PostgreSQL's do so for a NUL in a text, before they ask it.)"""
 
 
 class StoreRecorder:
@@ -76,10 +78,19 @@ class StoreRecorder:
             while self._queue:
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
                 try:
-                    with self._store.engine.begin() as c:
-                        c.exec_driver_sql(self._statement, [self._row(e) for e in batch])
-                except sa.exc.SQLAlchemyError:
+                    self._insert(batch)
+                except sa.exc.OperationalError:  # the store is away
                     self.dropped += len(batch)
+                except _UNFIT:  # one that cannot be written must not take the others with it
+                    for e in batch:
+                        try:
+                            self._insert([e])
+                        except _UNFIT:
+                            self.dropped += 1
+
+    def _insert(self, batch: list[Exchange]) -> None:
+        with self._store.engine.begin() as c:
+            c.exec_driver_sql(self._statement, [self._row(e) for e in batch])
 
     def _row(self, e: Exchange) -> Any:
         row: dict[str, Any] = dict(zip(_PLAIN, _plain(e), strict=True))

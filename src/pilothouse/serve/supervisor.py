@@ -82,11 +82,10 @@ class Supervisor:
         """SIGTERM, up to drain_s for streams in flight, then SIGKILL."""
         self.ready.clear()
         self.on_change()
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        self._tasks.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)  # one that failed must not keep the engine from its end
         await self._end(drain_s)
 
     async def load_adapter(self, name: str, path: Path) -> None:
@@ -211,8 +210,8 @@ class Supervisor:
             await asyncio.sleep(delay)
             try:
                 await self._launch()
-            except UserError as e:
-                self.failure = e.line()
+            except (UserError, OSError) as e:  # OSError: no process, port or file to be had just now
+                self.failure = e.line() if isinstance(e, UserError) else f"the engine cannot be started: {e}"
                 self.on_change()
                 continue
             self.restarts += 1
@@ -229,7 +228,9 @@ class Supervisor:
                 continue
             text = await self._figures()
             if text is not None:
-                heard, self.gauges = time.monotonic(), self.engine.gauges(text)
+                heard = time.monotonic()
+                with suppress(ValueError):  # not figures as we know them; that it speaks is enough
+                    self.gauges = self.engine.gauges(text)
             elif time.monotonic() - heard > _SILENT_S and self.pid is not None:
                 self.on_event(f"the engine has been silent for {_SILENT_S:g} s: ended")
                 heard = time.monotonic()
