@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import os
 import signal
 import time
@@ -25,12 +24,6 @@ from pilothouse.serve.engines import llamacpp, openvino
 from pilothouse.serve.supervisor import Supervisor
 
 HI: list[Any] = [{"role": "user", "content": "Who are you?"}]
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 
 
 @pytest.fixture(scope="session")
@@ -118,20 +111,12 @@ def test_several_answers_seeds_stops_and_the_whole_context(engine: Running) -> N
         create(model="desk", messages=[{"role": "user", "content": "sea " * 300}])
 
 
-def test_structured_output_follows_the_schema(engine: Running) -> None:
-    create = engine.official.chat.completions.create
-    schema: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
-    ask: list[Any] = [{"role": "user", "content": "Invent a person."}]
-    made = create(model="desk", messages=ask, max_tokens=60, response_format=schema, temperature=0)
-    person = json.loads(made.choices[0].message.content or "")
-    assert set(person) == {"name", "age"} and isinstance(person["age"], int)
-
-
-def test_what_it_has_not_is_refused_and_a_bad_request_harms_no_other(engine: Running) -> None:
+def test_what_it_has_not_is_refused(engine: Running) -> None:
     create = engine.official.chat.completions.create
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"logprobs": True}, "has no logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "has no tools"),
+        ({"response_format": {"type": "json_object"}}, "has no response_format"),
         ({"temperature": -1}, "not possible.*temperature"),
         ({"temperature": "warm"}, "not possible"),
         ({"top_p": 7}, "not possible.*top_p"),
@@ -139,19 +124,7 @@ def test_what_it_has_not_is_refused_and_a_bad_request_harms_no_other(engine: Run
     for more, says in wrong:
         with pytest.raises(openai.BadRequestError, match=says):
             create(**({"model": "desk", "messages": HI, "max_tokens": 4} | more))
-    nope = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nope"}}}
-
-    async def beside() -> None:
-        good = asyncio.ensure_future(
-            chat(engine.endpoint, HI, max_tokens=100, stream=True, ignore_eos=True, temperature=0)
-        )
-        await asyncio.to_thread(engine.settles, 1.0, 5)
-        bad = await chat(engine.endpoint, HI, max_tokens=4, response_format=nope)
-        assert bad.status == 400 and "nope" in bad.error
-        answer = await good
-        assert not answer.error and answer.completion_tokens == 100
-
-    engine.run(beside())
+    assert create(model="desk", messages=HI, max_tokens=2, response_format={"type": "text"}).choices
 
 
 @pytest.mark.parametrize("stream", [True, False])

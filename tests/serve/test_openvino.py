@@ -12,7 +12,6 @@ from pilothouse.core import registry
 from pilothouse.core.errors import UserError
 from pilothouse.serve.base import CAPABILITIES, EngineSpec
 from pilothouse.serve.engines import openvino
-from pilothouse.serve.engines._openvino_pipeline import _schema
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_what_it_cannot_do_is_said_at_the_start(tmp_path: Path) -> None:
     engine = openvino.create()
     for more, says in (
         ({"adapters": (("a", tmp_path / "m.gguf"),)}, r"openvino cannot load adapters \(a\)"),
-        ({"needs": frozenset({"logprobs"})}, "logprobs"),
+        ({"needs": frozenset({"logprobs", "structured_output"})}, "logprobs, structured output"),
         ({"options": {"kv_type": "q4"}}, "q4"),
         ({"model": tmp_path / "gone"}, "no such file"),
     ):
@@ -79,12 +78,3 @@ def test_gauges_and_reason_come_from_our_own_page_and_log() -> None:
     log = "pilothouse: old\npilothouse: starting OpenVINO\n[ERROR] noise\npilothouse: RuntimeError: no  model\n"
     assert openvino.create().reason(log) == "RuntimeError: no model"
     assert openvino.create().reason("pilothouse: starting OpenVINO\n") == ""
-
-
-def test_a_response_format_is_a_schema_or_refused() -> None:
-    assert _schema(None) == _schema({"type": "text"}) == ""
-    assert _schema({"type": "json_object"}) == '{"type":"object"}'
-    assert _schema({"type": "json_schema", "json_schema": {"schema": {"type": "string"}}}) == '{"type":"string"}'
-    for wrong in ({"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": 3}}):
-        with pytest.raises(ValueError, match="response_format"):
-            _schema(wrong)

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from pilothouse.serve.engines._openai_pieces import Ask, EngineError, Piece
 from pilothouse.serve.engines._openai_text import Detokenizer, StopStrings
 
@@ -23,7 +21,7 @@ _NUMBERS = {
     "frequency_penalty": "frequency_penalty",
     "repetition_penalty": "repetition_penalty",
 }
-_KNOWN = {"temperature", "seed", "stop", "max_tokens", "max_completion_tokens", "ignore_eos", "response_format"}
+_KNOWN = {"temperature", "seed", "stop", "max_tokens", "max_completion_tokens", "ignore_eos"}
 
 
 @dataclass(eq=False)
@@ -35,7 +33,6 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     outputs: asyncio.Queue[tuple[list[int], str] | EngineError] = field(default_factory=asyncio.Queue)
     handle: Any = None
-    begun: bool = False
     left: bool = False
 
     def tell(self, output: tuple[list[int], str] | EngineError) -> None:
@@ -114,6 +111,10 @@ class Pipeline:
     def _config(self, body: Mapping[str, Any], room: int) -> tuple[Any, list[str]]:
         """OpenAI's fields in OpenVINO's terms; what it does not have is refused, never dropped."""
         given = {name: value for name, value in body.items() if value is not None and name not in _HARMLESS}
+        # No schemas either, though the library has them: one that it cannot follow is found in the middle of a step and
+        # fails every other request with it.
+        if given.get("response_format") == {"type": "text"}:
+            del given["response_format"]
         unknown = sorted(
             name for name in given if name not in _NUMBERS and name not in _KNOWN and given[name] is not False
         )
@@ -132,8 +133,6 @@ class Pipeline:
             config = self._genai.GenerationConfig(max_new_tokens=limit, **({"do_sample": False} | more))
             config.ignore_eos = bool(given.get("ignore_eos"))
             config.apply_chat_template = False
-            if schema := _schema(given.get("response_format")):
-                config.structured_output_config = self._genai.StructuredOutputConfig(json_schema=schema)
             config.set_eos_token_id(self._tokenizer.get_eos_token_id())
             config.validate()
         except (RuntimeError, TypeError, ValueError) as e:
@@ -173,17 +172,7 @@ class Pipeline:
         for job in self._active:
             if job.left:
                 job.handle.cancel()
-        try:
-            self._pipeline.step()
-        except Exception as e:
-            # A schema that it cannot follow, for example, is only found in the step, and fails every step from then on.
-            fresh = [job for job in self._active if not job.begun]
-            if not fresh:
-                raise
-            for job in fresh:
-                job.handle.cancel()
-                job.tell(EngineError(400, f"this request cannot be answered ({_short(e)})"))
-            self._pipeline.step()
+        self._pipeline.step()
         self._active = [job for job in self._active if not self._read(job)]
 
     def _read(self, job: _Job) -> bool:
@@ -194,7 +183,6 @@ class Pipeline:
             for output in job.handle.read().values():
                 tokens += output.generated_ids
                 finish = output.finish_reason.name.lower() if output.finish_reason.value else finish
-        job.begun = job.begun or bool(tokens)
         if status == names.RUNNING:
             if tokens:
                 job.tell((tokens, ""))
@@ -204,22 +192,6 @@ class Pipeline:
         elif not job.left:
             job.tell(EngineError(503, f"the engine gave the request up ({status.name.lower()}): its cache is full"))
         return True
-
-
-def _schema(response_format: Any) -> str:
-    """The JSON schema that an answer must follow, '' for any text."""
-    kind = response_format.get("type", "text") if isinstance(response_format, dict) else "text"
-    if kind == "text":
-        return ""
-    if kind == "json_object":
-        return '{"type":"object"}'
-    if kind != "json_schema":
-        raise ValueError(f"response_format {kind!r}")
-    named = response_format.get("json_schema")
-    schema = named.get("schema") if isinstance(named, dict) else None
-    if not isinstance(schema, dict):
-        raise ValueError("response_format has no schema")
-    return msgspec.json.encode(schema).decode()
 
 
 def _short(e: Exception) -> str:

@@ -37,8 +37,9 @@ class OpenVino:
     """Knowledge of OpenVINO GenAI (github.com/openvinotoolkit/openvino.genai) and of the process that fronts it."""
 
     format: ClassVar[Format] = "gguf"
-    # Logprobs of one token a position only, adapters not over a GGUF: what is half there is not offered.
-    capabilities: ClassVar[frozenset[str]] = frozenset({"streaming", "structured_output", "prefix_cache"})
+    # What is half there is not offered: logprobs of one token a position, adapters not over a GGUF, and a schema that
+    # cannot be followed ends the answers of everybody else.
+    capabilities: ClassVar[frozenset[str]] = frozenset({"streaming", "prefix_cache"})
     adapter_call = staticmethod(no_adapter_call)
 
     def check(self) -> Check:
