@@ -78,6 +78,9 @@ def test_text_completions_of_several_prompts_count_each_prompt_once() -> None:
         parts = [c async for c in await client.completions.create(model="desk", prompt="a", stream=True)]
         assert "".join(p.choices[0].text for p in parts) == "word -" and parts[-1].choices[0].finish_reason == "length"
 
+        with pytest.raises(openai.BadRequestError, match="more than 128 answers"):
+            await client.completions.create(model="desk", prompt=["a"] * 65, n=2)
+
     scene(echo, play)
 
 

@@ -153,6 +153,11 @@ def test_vllms_back_end_has_fewer_capabilities_and_takes_its_own_arguments(
     (tmp_path / "tritonserver").chmod(0o755)
     own = tmp_path / "own.json"
     own.write_text('{"tensor_parallel_size": 2, "max_model_len": 4096}')
+    with pytest.raises(UserError, match="vLLM cannot read adapter 'a'"):
+        launched(spec, backend="vllm")
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "adapter_config.json").touch()
+    spec = with_(spec, {}, adapters=(("a", tmp_path / "peft"),))
     settings, _ = launched(spec, backend="vllm", model_json=str(own), tokenizer="/m")
     arguments = settings["engine_args"]
     assert arguments["model"] == str(spec.model) and arguments["max_num_seqs"] == 3

@@ -65,6 +65,8 @@ class Front:
     async def _complete(self, request: Request, reply: Reply, *, chat: bool) -> None:
         body = _object(request.body)
         prompts, n = _prompts(body, chat), _choices(body)
+        if len(prompts) * n > _MOST_CHOICES:
+            raise EngineError(400, f"{len(prompts)} prompts with n = {n} are more than {_MOST_CHOICES} answers")
         stream = bool(body.get("stream"))
         rest = {name: value for name, value in body.items() if name not in _OURS}
         sources: list[AsyncGenerator[Piece, None]] = []

@@ -143,6 +143,10 @@ def _started(given: dict[str, Any], spec: EngineSpec) -> tuple[Path, dict[str, A
         raise UserError(what, where=f"{WHERE}.backend", fix=fix)
     arguments: dict[str, Any] = {}
     if vllm:
+        for name, path in spec.adapters:
+            if not (path / "adapter_config.json").is_file():
+                fix = "Give it as PEFT saved it, or serve with backend: llamacpp."
+                raise UserError(f"vLLM cannot read adapter {name!r}: no adapter_config.json", where=str(path), fix=fix)
         arguments = _engine_arguments(given["model_json"], spec)
     else:
         for file in (spec.model, *(path for _, path in spec.adapters)):
