@@ -44,7 +44,7 @@ def test_requests_a_minute_are_exact_and_say_when_to_come_again(monkeypatch: pyt
     assert [refused(limits, k) for _ in range(6)] == [None] * 6
     no = refused(limits, k)
     assert no is not None and no.status == 429 and no.code == "rate_limit_exceeded"
-    assert no.headers["retry_after"] == "10"  # 6 a minute: one every 10 s
+    assert no.headers["retry-after"] == "10"  # 6 a minute: one every 10 s
     clock.now += 9.9
     assert refused(limits, k) is not None
     clock.now += 0.1
@@ -58,7 +58,7 @@ def test_tokens_are_charged_before_and_corrected_after(monkeypatch: pytest.Monke
     limits, k = Limits(Shared()), key(tokens_per_minute=1000)
     assert refused(limits, k, 900) is None
     no = refused(limits, k, 200)
-    assert no is not None and no.headers["retry_after"] == "6"  # 100 too many at 1000/60 s
+    assert no is not None and no.headers["retry-after"] == "6"  # 100 too many at 1000/60 s
     limits.leave(k, 900, 50, 50)  # it had cost 100
     assert refused(limits, k, 900) is None and refused(limits, k, 1) is not None
 

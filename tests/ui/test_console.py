@@ -23,6 +23,10 @@ from pilothouse.core.progress import Silent
 from pilothouse.core.project.schema import Gate
 from pilothouse.core.records import Asset, Measure, Outcome, Plot, Report, Series, Table
 from pilothouse.release import gates, record
+from pilothouse.serve.gateway.layout import GENERATION, LATENCY, PROMPT, TTFT
+from pilothouse.serve.gateway.metrics import Metrics
+from pilothouse.serve.gateway.routing.fleet import Fleet, Member, Served
+from pilothouse.serve.gateway.shared import Shared
 from pilothouse.store import keys, runs, schema
 from pilothouse.store.store import Store
 from pilothouse.ui.console import gateway
@@ -51,7 +55,10 @@ pilothouse_guard_decisions_total{decision="blocked",detector="injection"} 2.0
 # TYPE gen_ai_client_token_usage counter
 gen_ai_client_token_usage_total{model="airline",type="output"} 90.0
 # TYPE pilothouse_engine_ready gauge
-pilothouse_engine_ready 1.0
+pilothouse_engine_ready{engine="airline-0"} 1.0
+pilothouse_engine_ready{engine="airline-1"} 0.0
+# TYPE pilothouse_engine_restarts gauge
+pilothouse_engine_restarts{engine="airline-1"} 2.0
 """
 
 
@@ -230,19 +237,18 @@ def test_the_keys_page_shows_limits_usage_and_budget_and_never_a_secret_or_its_d
 def test_the_gateways_figures_are_added_up() -> None:
     found = gateway.summarise(METRICS)
     assert (found["requests"], found["in_flight"], found["engine_ready"]) == (10, 3, True)
+    assert found["engine_restarts"] == 2 and [e["ready"] for e in found["engines"].values()] == [True, False]
     assert found["statuses"] == {"200": 9, "503": 1} and found["guard"] == {"blocked by injection": 2}
     assert found["models"]["airline"]["ttft_mean_ms"] == 125 and found["models"]["airline"]["tokens_out"] == 90
     assert found["models"]["airline-base"]["ttft_mean_ms"] is None
 
 
 def test_figures_come_from_the_real_gateways_exposition() -> None:
-    metrics = pytest.importorskip("pilothouse.serve.gateway.metrics").Metrics()
-    metrics.requests.labels("airline", "200").inc()
-    metrics.ttft.labels("airline").observe(0.25)
-    metrics.latency.labels("airline").observe(1.5)
-    metrics.tokens.labels("airline", "input").inc(70)
-    metrics.guard.labels("blocked", "pii").inc()
-    metrics.ready.set(1)
+    fleet = Fleet(Shared(), (Member("own", "http://127.0.0.1:1", ready=True, models={"airline": Served()}),))
+    metrics = Metrics(fleet.shared, fleet, ["pii"])
+    metrics.request(0, 200)
+    metrics.observe(0, [(TTFT, 0.25), (LATENCY, 1.5), (PROMPT, 70), (GENERATION, 0)])
+    metrics.guard("blocked", "pii")
     found = gateway.summarise(metrics.text().decode())
     assert found["models"]["airline"] == {
         "requests": 1,

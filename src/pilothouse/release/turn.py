@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from pilothouse.core import registry
 from pilothouse.core.errors import UserError
 from pilothouse.core.messages import with_system
 from pilothouse.core.progress import Progress
@@ -295,9 +296,15 @@ class Turn:
     def served(self) -> Served:
         """What stands behind the endpoint: exactly this is evaluated, attacked, measured and released."""
         serve, use = self.project.serve, self.project.use
+        where = "pilothouse.yaml: serve.engine"
+        reads = registry.create("engines", serve.engine, where=where).format
+        if reads == "none":
+            what = f"engine {serve.engine} serves no weights, so it cannot serve a release"
+            raise UserError(what, where=where, fix="Name it under serve.backends, beside an engine that does.")
+        gguf = reads == "gguf"
         assets = {
-            "base": self.output("export", "base"),
-            "adapter": self.output("export", "adapter"),
+            "base": self.output("export", "base") if gguf else self.output("unpack", "weights"),
+            "adapter": self.output("export", "adapter") if gguf else self.output("tune", "adapter"),
             "prompt": self.prompt,
             "policy": self.policy,
         }

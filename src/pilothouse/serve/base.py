@@ -106,6 +106,9 @@ class Engine(Protocol):
     def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
         """The request as this engine wants it. Most speak OpenAI's form: `rewrite = staticmethod(as_it_is)`."""
 
+    # An engine whose answers are not quite OpenAI's has `answers(model, asked)` too: what turns each of its answers,
+    # chunks and errors into OpenAI's form.
+
     def adapter_call(self, verb: Literal["load", "unload"], name: str, path: Path) -> tuple[str, dict[str, Any]] | None:
         """Path and body of the POST that loads or unloads an adapter while it runs; None: it needs a restart."""
 

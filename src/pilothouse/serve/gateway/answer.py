@@ -17,7 +17,7 @@ from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.guarded import GuardedAnswer
 from pilothouse.serve.gateway.http import Reply
-from pilothouse.serve.gateway.relay import OVERHEAD_HEADER, look, texts
+from pilothouse.serve.gateway.relay import EVENT_LIMIT, OVERHEAD_HEADER, look, texts
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 if TYPE_CHECKING:
@@ -77,18 +77,17 @@ class StreamedAnswer:
 
     def __init__(self, reply: Reply, call: Call, policy: Policy | None, dialect: Dialect) -> None:
         self._reply, self._call, self._dialect = reply, call, dialect
-        self._guarded = GuardedAnswer(policy, stops(call)) if policy is not None else None
-        self._out = dialect.stream(call.asked, call.id)
-        self._parser = SseParser()
+        self._policy = policy
+        self._afresh()
         self.begun, self.status, self.parts = False, 0, list[bytes]()
         self._upstream: Upstream | None = None
-        self._ended = self._refused = self._noted = False
-        self._last: dict[str, Any] = {}
+        self._refused = self._noted = False
 
     def on_head(self, status: int, _: dict[str, str], upstream: Upstream) -> None:
         """Nothing goes out before there is something to say: until then another engine can still be asked."""
         self.status, self._upstream, self.parts = status, upstream, []
-        self._parser = SseParser()
+        if self._last:  # another engine said something before it failed, and all of it was held back
+            self._afresh()
 
     def on_body(self, data: bytes) -> None:
         """Bytes of events."""
@@ -97,7 +96,11 @@ class StreamedAnswer:
             return
         if not self.begun:
             self._call.head = monotonic()
-        out = b"".join([piece for e in self._parser.feed(data) if not self._refused and (piece := self._one(e.data))])
+        events = self._parser.feed(data)
+        self._unended = 0 if events else self._unended + len(data)
+        if self._unended > EVENT_LIMIT:
+            raise UpstreamFault("the engine sends an event without an end")
+        out = b"".join([piece for e in events if not self._refused and (piece := self._one(e.data))])
         if out:
             if not self.begun:
                 self.begun = True
@@ -145,6 +148,14 @@ class StreamedAnswer:
             blocked = self._guarded.blocked is not None
             self._call.note_output(self._guarded.findings, self._guarded.unscanned, blocked=blocked)
 
+    def _afresh(self) -> None:
+        call = self._call
+        self._guarded = GuardedAnswer(self._policy, stops(call)) if self._policy is not None else None
+        self._out = self._dialect.stream(call.asked, call.id)
+        self._parser = SseParser()
+        self._unended: int = 0
+        self._ended, self._last = False, dict[str, Any]()
+
     def _one(self, data: bytes) -> bytes:
         if data == b"[DONE]":
             self._ended = True
@@ -167,6 +178,7 @@ class StreamedAnswer:
             if not send:
                 return b""
         look(self._call, chunk)
+        self._call.pieces += 1
         return self._out.chunk(chunk)
 
     def _tail(self) -> bytes:
@@ -223,7 +235,7 @@ def engine_error(dialect: Dialect, status: int, body: bytes, request_id: str) ->
     """An engine's own error in the caller's form: what is wrong with a request the engine knows best."""
     try:
         said = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = {"error": {"message": body[:300].decode("utf-8", "replace")}}
     error = said.get("error")
     code = error.get("code") if isinstance(error, dict) else None
@@ -239,5 +251,5 @@ def _message(said: dict[str, Any]) -> str:
 def _decode(data: bytes) -> dict[str, Any]:
     try:
         return _any(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None

@@ -8,6 +8,7 @@ once a token is on its way to the caller.
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -46,7 +47,7 @@ class Asker:
     def __init__(self, fleet: Fleet, pool: Pool, tries: Tries) -> None:
         self._fleet, self._pool, self._tries = fleet, pool, tries
         self._chooser = Chooser(fleet)
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._heads: dict[tuple[str, str, str], bytes] = {}
         self._hedges = tries.hedge_s is not None
         self._engines: dict[str, Any] = {}
         self._shadows: set[asyncio.Task[None]] = set()
@@ -152,11 +153,16 @@ class Asker:
         def first(sink: Sink) -> Any:
             return self._once(call, path, sink, place)
 
+        again = copy(call)  # who is asked second does not change what is known of the first
+
         def second(sink: Sink) -> Any:
             other = self._chooser.choose(call.model, call.prompt, call.tokens, "", (*tried, place))
-            return self._once(call, path, sink, other) if other >= 0 else None
+            return self._once(again, path, sink, other) if other >= 0 else None
 
-        await race(first, second, answer, self._tries.hedge_s)
+        def second_wins() -> None:
+            call.sent, call.backend, call.release = again.sent, again.backend, again.release
+
+        await race(first, second, answer, self._tries.hedge_s, second_wins)
 
     def _request(self, call: Call, path: str, member: Member, place: int) -> bytes:
         """The bytes for the engine: its own model name, the adapter, the default system prompt; usage always asked."""
@@ -171,7 +177,7 @@ class Asker:
         if member.rewrites:
             body = self._rewrite(member, body)
         content = msgspec.json.encode(body)
-        head = self._heads.get((member.url, path))
+        head = self._heads.get((member.url, member.key, path))
         if head is None:
             to = self._fleet.targets[place]
             key = f"Authorization: Bearer {member.key}\r\n" if member.key else ""
@@ -181,7 +187,7 @@ class Asker:
             ).encode()
             if len(self._heads) > 1024:  # engines that restart leave addresses behind
                 self._heads.clear()
-            self._heads[member.url, path] = head
+            self._heads[member.url, member.key, path] = head
         trace = b"traceparent: %b\r\n" % _parent(call) if call.span else b""
         return b"%b%d\r\n%b\r\n%b" % (head, len(content), trace, content)
 
@@ -208,10 +214,10 @@ class Asker:
             raise ApiError(503, "engine_unavailable", f"no engine answers: {why}", retry_after_s=5)
 
     async def _copy(self, call: Call, path: str, place: int) -> None:
-        copy = Call("shadow", call.asked, call.key, monotonic())
-        copy.body, copy.tokens = call.body, call.tokens
+        shown = Call("shadow", call.asked, call.key, monotonic())
+        shown.body, shown.tokens = call.body, call.tokens
         try:
-            await self._once(copy, path, _Unseen(), place)
+            await self._once(shown, path, _Unseen(), place)
         except (UpstreamFault, ApiError):
             return
 

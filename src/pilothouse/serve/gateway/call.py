@@ -23,13 +23,14 @@ class Call:
     engine; head: the engine began to answer; first, last: tokens went out.
 
     asked: the caller's body; body: the engine's, in chat form for most dialects (the guard reads and changes it).
-    prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer.
+    prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer; asks: the prompt's
+    part of it; pieces: events that went out.
     """
 
     # Most of these stay as they are for most calls: defaults of the class cost a call nothing.
     sent = head = last = queue_s = overhead_s = 0.0
     first: float | None = None
-    tokens, prompt = 0, b""
+    tokens, asks, pieces, prompt = 0, 0, 0, b""
     tokens_in: int | None = None
     tokens_out: int | None = None
     guard, findings = "off", tuple[Finding, ...]()
@@ -45,11 +46,19 @@ class Call:
         self.at = time.time()
         self.answer: list[str] = []
 
-    def usage(self, prompt: int | None, completion: int | None) -> None:
+    def usage(self, prompt: Any, completion: Any) -> None:
         """What the engine has counted. For several answers llama.cpp says it one answer after another: they add up."""
+        prompt, completion = _count(prompt), _count(completion)
         if self.tokens_out is not None and completion is not None and self.several:
             completion += self.tokens_out
         self.tokens_in, self.tokens_out = prompt, completion
+
+    def used(self) -> tuple[int, int]:
+        """What the caller has used: as the engine counted; where a client left before the count, as much as went out.
+        Else a client could read all but the last event and pay nothing."""
+        if self.tokens_in is not None or self.tokens_out is not None:
+            return self.tokens_in or 0, self.tokens_out or 0
+        return (self.asks, self.pieces) if self.first is not None else (0, 0)
 
     @property
     def several(self) -> bool:
@@ -120,3 +129,8 @@ class Call:
     def _texts(self) -> list[Any] | None:
         found = self.body.get("messages", self.body.get("prompt", self.body.get("input")))
         return found if isinstance(found, list) else [found]
+
+
+def _count(said: Any) -> int | None:
+    """A count of tokens; None for what can be none."""
+    return said if isinstance(said, int) and 0 <= said < 2**40 else None

@@ -77,7 +77,7 @@ class Calls:
             raise
         finally:
             own.add(0, sh.IN_FLIGHT, -1.0)
-            self.limits.leave(key, call.tokens, call.tokens_in or 0, call.tokens_out or 0)
+            self.limits.leave(key, call.tokens, *call.used())
             self._count(call, reply.status or 500)
 
     def _call(self, dialect: Dialect, request: Request, key: Key) -> Call:
@@ -98,9 +98,11 @@ class Calls:
         body = dialect.request(asked)
         call = Call(_NAMES[dialect.path], asked, key, request.at)
         call.body = body
+        call.release = self._fleet.members[serving[0]].models[call.model].release  # what a blocked request would have asked
         limit = body.get("max_tokens") or body.get("max_completion_tokens")
         answer = limit if isinstance(limit, int) else TOKENS_UNSAID
-        call.tokens = len(request.body) // 4 + answer * (body.get("n") or 1)
+        call.asks = len(request.body) // 4
+        call.tokens = call.asks + answer * (body.get("n") or 1)
         if self._recorder is not None:
             call.keeps_text = self._recorder.keeps_text
         headers = request.headers
@@ -153,8 +155,8 @@ class Calls:
             if isinstance(answer, StreamedAnswer):
                 answer.note()
             if self._queues:
-                now = monotonic()
-                self._admission.left(call.model, now - call.began - call.queue_s, _after(call.first, call))
+                took = monotonic() - call.began - call.queue_s
+                self._admission.left(call.model, took if reply.status == 200 else None, _after(call.first, call))
 
     def _answer(self, dialect: Dialect, call: Call, reply: Reply) -> Answer:
         """How the answer travels: as it is, or read on its way."""

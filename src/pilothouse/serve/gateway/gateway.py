@@ -138,6 +138,11 @@ class Gateway:
             body = dialect.error(e, reply.request_id) if dialect is not None else e.encoded()
             overhead = str(int((monotonic() - request.at) * 1e6))
             reply.send(e.status, body, **{OVERHEAD_HEADER: overhead}, **e.headers)
+        except RecursionError:
+            if reply.started:
+                reply.cut()
+            else:
+                reply.send(400, ApiError(400, "invalid_request", "the body is nested too deeply").encoded())
         except Exception as e:
             if reply.started:
                 reply.cut()

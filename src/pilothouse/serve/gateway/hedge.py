@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from pilothouse.serve.gateway.upstream import Answer, Sink, Upstream, UpstreamFault
@@ -15,8 +14,8 @@ Attempt = Callable[[Sink], "Coroutine[Any, Any, None] | None"]
 class _Runner:
     """Keeps an engine's head until its first byte of body: some send the head before they have begun to think."""
 
-    def __init__(self, track: _Track) -> None:
-        self._track = track
+    def __init__(self, track: _Track, chosen: Callable[[], None]) -> None:
+        self._track, self._chosen = track, chosen
         self.status, self._headers, self._parts = 0, dict[str, str](), list[bytes]()
         self._upstream: Upstream | None = None
 
@@ -35,6 +34,7 @@ class _Runner:
         """This one is heard."""
         assert self._upstream is not None
         self._track.winner = self
+        self._chosen()
         self._track.answer.on_head(self.status, self._headers, self._upstream)
         for part in self._parts:
             self._track.answer.on_body(part)
@@ -48,24 +48,25 @@ class _Track:
         self.decided = asyncio.Event()
 
 
-async def race(first: Attempt, second: Attempt, answer: Answer, wait_s: float) -> None:
+async def race(
+    first: Attempt, second: Attempt, answer: Answer, wait_s: float, second_wins: Callable[[], None] = lambda: None
+) -> None:
     """Ask with `first`; after wait_s without a byte also with `second`. UpstreamFault when neither answers."""
     track = _Track(answer)
-    runners = [_Runner(track)]
+    runners = [_Runner(track, lambda: None)]
     begun = first(runners[0])
     assert begun is not None
     tasks = [asyncio.ensure_future(begun)]
+    decided = asyncio.ensure_future(track.decided.wait())
     try:
-        decided = asyncio.ensure_future(track.decided.wait())
         await asyncio.wait([*tasks, decided], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         if track.winner is None and not tasks[0].done():
-            runners.append(_Runner(track))
+            runners.append(_Runner(track, second_wins))
             other = second(runners[1])
             if other is not None:
                 tasks.append(asyncio.ensure_future(other))
         while track.winner is None and not all(t.done() for t in tasks):
             await asyncio.wait([*(t for t in tasks if not t.done()), decided], return_when=asyncio.FIRST_COMPLETED)
-        decided.cancel()
         for runner, task in zip(runners, tasks, strict=False):
             if track.winner not in (None, runner) and not task.done():
                 task.cancel()
@@ -77,8 +78,7 @@ async def race(first: Attempt, second: Attempt, answer: Answer, wait_s: float) -
             raise faults[-1] if isinstance(faults[-1], UpstreamFault) else faults[0]
         next(r for r, t in zip(runners, tasks, strict=False) if t.exception() is None).win()  # an error, said whole
     finally:
+        decided.cancel()
         for task in tasks:
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError, UpstreamFault):
-                    await task
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # the loser's fault is nobody's business any more

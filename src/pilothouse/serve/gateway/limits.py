@@ -63,20 +63,28 @@ class Limits:
 
     def enter(self, key: Key, tokens: int) -> None:
         """Count a request of about so many tokens in; ApiError 429 with Retry-After when a limit forbids it."""
-        keys, row = self._shared.keys, key.row
+        shared, row = self._shared, key.row
+        keys = shared.keys
+        rated = key.requests_per_minute is not None or key.tokens_per_minute is not None
+        alone = rated or key.concurrency is not None
+        if alone:
+            shared.lock(row)
         try:
             if key.concurrency is not None and keys.total(row, sh.RUNNING) >= key.concurrency:
                 raise _limited(f"{key.concurrency} requests at a time", 1.0)
             if key.budget is not None and self.spent(key) >= key.budget:
                 raise ApiError(429, "budget_exceeded", f"key {key.name!r} has used up its budget of {key.budget:g}")
-            if key.requests_per_minute is not None or key.tokens_per_minute is not None:
+            if rated:
                 self._charge(key, tokens)
+            cells, at = keys.cells, keys.at(row)
+            cells[at + sh.RUNNING] += 1.0
+            cells[at + sh.REQUESTS] += 1.0
         except ApiError:
             keys.add(row, sh.REFUSED)
             raise
-        cells, at = keys.cells, keys.at(row)
-        cells[at + sh.RUNNING] += 1.0
-        cells[at + sh.REQUESTS] += 1.0
+        finally:
+            if alone:
+                shared.unlock(row)
 
     def leave(self, key: Key, charged: int, tokens_in: int, tokens_out: int) -> None:
         """The request is over and has cost so much."""
@@ -103,27 +111,23 @@ class Limits:
 
     def _charge(self, key: Key, tokens: int) -> None:
         """Both buckets or none. A request larger than a whole bucket waits for a full one: it could never pass else."""
-        shared, row, now = self._shared, key.row, monotonic()
-        cells, at = shared.buckets.cells, shared.buckets.at(row)
-        shared.lock(row)
-        try:
-            full_requests = full_tokens = 0.0
-            if (limit := key.requests_per_minute) is not None:
-                full_requests = max(cells[at + sh.B_REQUESTS], now) + _MINUTE / limit
-                if full_requests - now > _MINUTE + _EPSILON:
-                    raise _limited(f"{limit} requests a minute", full_requests - now - _MINUTE)
-            if (limit := key.tokens_per_minute) is not None:
-                start = max(cells[at + sh.B_TOKENS], now)
-                wait = start + min(tokens, limit) * _MINUTE / limit - now - _MINUTE
-                if wait > _EPSILON:
-                    raise _limited(f"{limit} tokens a minute", wait)
-                full_tokens = start + tokens * _MINUTE / limit
-            if full_requests:
-                cells[at + sh.B_REQUESTS] = full_requests
-            if full_tokens:
-                cells[at + sh.B_TOKENS] = full_tokens
-        finally:
-            shared.unlock(row)
+        row, now = key.row, monotonic()
+        cells, at = self._shared.buckets.cells, self._shared.buckets.at(row)
+        full_requests = full_tokens = 0.0
+        if (limit := key.requests_per_minute) is not None:
+            full_requests = max(cells[at + sh.B_REQUESTS], now) + _MINUTE / limit
+            if full_requests - now > _MINUTE + _EPSILON:
+                raise _limited(f"{limit} requests a minute", full_requests - now - _MINUTE)
+        if (limit := key.tokens_per_minute) is not None:
+            start = max(cells[at + sh.B_TOKENS], now)
+            wait = start + min(tokens, limit) * _MINUTE / limit - now - _MINUTE
+            if wait > _EPSILON:
+                raise _limited(f"{limit} tokens a minute", wait)
+            full_tokens = start + tokens * _MINUTE / limit
+        if full_requests:
+            cells[at + sh.B_REQUESTS] = full_requests
+        if full_tokens:
+            cells[at + sh.B_TOKENS] = full_tokens
 
 
 def _limited(limit: str, wait_s: float) -> ApiError:

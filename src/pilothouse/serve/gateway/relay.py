@@ -20,7 +20,7 @@ OVERHEAD_HEADER = "x-pilothouse-overhead-us"
 DONE = b"data: [DONE]\n\n"
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""
-_EVENT_LIMIT = 4 << 20
+EVENT_LIMIT = 4 << 20
 _USAGE = (b'"usage":{', b'"usage": {')
 
 
@@ -70,7 +70,7 @@ class RelayedAnswer:
         if self.status == 200:
             try:
                 seen = _whole(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
                 raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
             if seen.usage is not None:
                 call.usage(seen.usage.prompt_tokens, seen.usage.completion_tokens)
@@ -117,6 +117,7 @@ class RelayedStream:
             call.head = monotonic()
         if call.first is None or call.keeps_text or _USAGE[0] in data or _USAGE[1] in data or b"\r" in data:
             data = self._read(data)
+        call.pieces += data.count(b"\n\n")
         if data.endswith(DONE):
             self._ended = True
         if self._renamed is not None:
@@ -161,7 +162,7 @@ class RelayedStream:
             cut = data.rfind(b"\r\n\r\n") + 4
             cut = 0 if cut == 3 else cut
         self._rest = data[cut:]
-        if len(self._rest) > _EVENT_LIMIT:
+        if len(self._rest) > EVENT_LIMIT:
             raise UpstreamFault("the engine sends an event without an end")
         return data[:cut]
 
@@ -178,7 +179,7 @@ class RelayedStream:
                 continue
             try:
                 chunk = _any(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
                 raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
             look(call, chunk)
             usage = chunk.get("usage")
@@ -200,10 +201,11 @@ def look(call: Call, chunk: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
         if call.first is None and (choice.get("text") or any(v for name, v in delta.items() if name != "role")):
             call.first = monotonic()
-        if choice.get("finish_reason"):
+        if isinstance(choice.get("finish_reason"), str):
             call.finish = choice["finish_reason"]
         if call.keeps_text and len(call.answer) < KEPT:
-            call.answer.append(delta.get("content") or choice.get("text") or "")
+            text = delta.get("content") or choice.get("text")
+            call.answer.append(text if isinstance(text, str) else "")
 
 
 def texts(answer: dict[str, Any], where: str) -> list[str]:

@@ -17,6 +17,10 @@ _CONNECT_S = 5.0
 _LOOK_S = 0.5
 _IDLE_S = 55.0
 """How long a kept connection is kept: less than most servers' own patience."""
+_HEAD_LIMIT = 64 * 1024
+_WHOLE_LIMIT = 256 << 20
+"""An answer that is no stream of events is held in memory until it is whole."""
+_NEVER = float("inf")
 Address = Target | str
 """A host, or the path of a unix socket."""
 
@@ -69,6 +73,8 @@ class Upstream(asyncio.Protocol):
         self._sink: Sink | None = None
         self._keep = True
         self._bytes, self._status = 0, 0
+        self._limit: float = _HEAD_LIMIT
+        self._paused = False
         self._patience = Patience()
         self._headers: dict[str, str] = {}
         self._raw: list[tuple[bytes, bytes]] = []
@@ -83,7 +89,7 @@ class Upstream(asyncio.Protocol):
         """Send. The future is done when the answer is whole; it raises UpstreamFault when it never will be."""
         done = self._done = asyncio.get_running_loop().create_future()
         self._patience, self.deadline = patience, monotonic() + patience.first_s
-        self._headers, self._status, self._bytes, self._sink = {}, 0, 0, sink
+        self._headers, self._status, self._bytes, self._sink, self._limit = {}, 0, 0, sink, _HEAD_LIMIT
         if self.transport is None:
             self._finish(UpstreamFault("the engine closed the connection", stale=self.used))
         else:
@@ -91,9 +97,11 @@ class Upstream(asyncio.Protocol):
         return done
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on reading, so that a slow client slows the engine and not our memory."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.deadline = monotonic() + self._patience.next_s
+        """Stop or go on reading, so that a slow client slows the engine and not our memory. Meanwhile the engine is not
+        late: the client's own deadline counts, else clients who do not read could open the engine's circuit."""
+        if paused != self._paused and self.transport is not None and not self.transport.is_closing():
+            self._paused = paused
+            self.deadline = _NEVER if paused else monotonic() + self._patience.next_s
             self.transport.pause_reading() if paused else self.transport.resume_reading()
 
     def stop(self) -> None:
@@ -129,13 +137,18 @@ class Upstream(asyncio.Protocol):
             self.abort()
             return
         self._bytes += len(data)
-        self.deadline = monotonic() + self._patience.next_s
+        if not self._paused:
+            self.deadline = monotonic() + self._patience.next_s
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as e:
-            self._finish(UpstreamFault(f"the answer could not be handed on ({e.__context__!r})"))
+            why = e.__context__
+            told = why if isinstance(why, UpstreamFault) else None
+            self._finish(told or UpstreamFault(f"the answer could not be handed on ({why!r})"))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as e:
             self._finish(UpstreamFault(f"the engine's answer is not valid HTTP ({e})"))
+        if self._bytes > self._limit:
+            self._finish(UpstreamFault("the engine's answer does not end" if self._status else "its head does not end"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -153,6 +166,10 @@ class Upstream(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._done is None:
+            self._keep = False  # a second answer to one request: its end must not be taken for the next caller's
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._raw.append((name, value))
 
@@ -161,6 +178,8 @@ class Upstream(asyncio.Protocol):
         self._raw.clear()
         self._status = self._parser.get_status_code()
         if self._status >= 200 and self._sink is not None:
+            events = self._status == 200 and self._headers.get("content-type", "").startswith("text/event-stream")
+            self._limit = _NEVER if events else _WHOLE_LIMIT
             self._sink.on_head(self._status, self._headers, self)
 
     def on_body(self, data: bytes) -> None:
@@ -168,8 +187,10 @@ class Upstream(asyncio.Protocol):
             self._sink.on_body(data)
 
     def on_message_complete(self) -> None:
+        if self._done is None:
+            return
         if self._status < 200:
-            self._headers = {}
+            self._headers, self._status = {}, 0
             return
         self._keep = self._parser.should_keep_alive()
         self._finish(None)
@@ -180,6 +201,7 @@ class Upstream(asyncio.Protocol):
             return
         if fault is None:
             self.used, self.since = True, monotonic()
+            self.pause(False)  # the next caller must not wait for a client that does not read
             done.set_result(None)
         else:
             self.abort()

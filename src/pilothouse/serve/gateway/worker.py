@@ -61,10 +61,14 @@ class ToOwner:
         batch, self._batch = self._batch, []
         if not batch:
             return
-        if self.channel is None or self.channel.full:
+        try:
+            kept = self.channel is not None and not self.channel.full
+            if kept and self.channel is not None:
+                self.channel.send(control.Exchanges(batch))
+        except (ValueError, TypeError, RecursionError):  # something an engine said cannot be written
+            kept = False
+        if not kept:
             self._memory.own.add(0, shared.DROPPED, len(batch))
-        else:
-            self.channel.send(control.Exchanges(batch))
 
     async def feedback(self, exchange: str, kind: str, value: str) -> bool:
         """Ask the owner to keep it."""
@@ -112,7 +116,12 @@ class Worker:
         if isinstance(message, control.Members):
             self._fleet.update(message.members)
         elif isinstance(message, control.Configure):
-            self._configure(message)
+            try:
+                self._configure(message)
+            except Exception as e:  # a certificate half written, a guard's file gone: no reason to drop every stream
+                if self._gateway is None:
+                    raise
+                print(f"new settings cannot be used, the old ones stay: {e}", file=sys.stderr, flush=True)
         elif isinstance(message, control.Kept):
             self._recorder.kept(message)
         elif isinstance(message, control.Listen):
