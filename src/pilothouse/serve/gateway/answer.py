@@ -77,7 +77,7 @@ class StreamedAnswer:
 
     def __init__(self, reply: Reply, call: Call, policy: Policy | None, dialect: Dialect) -> None:
         self._reply, self._call, self._dialect = reply, call, dialect
-        self._policy = policy
+        self._policy, self._unended = policy, 0
         self._afresh()
         self.begun, self.status, self.parts = False, 0, list[bytes]()
         self._upstream: Upstream | None = None
@@ -153,7 +153,7 @@ class StreamedAnswer:
         self._guarded = GuardedAnswer(self._policy, stops(call)) if self._policy is not None else None
         self._out = self._dialect.stream(call.asked, call.id)
         self._parser = SseParser()
-        self._unended: int = 0
+        self._unended = 0
         self._ended, self._last = False, dict[str, Any]()
 
     def _one(self, data: bytes) -> bytes:

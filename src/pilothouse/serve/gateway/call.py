@@ -23,8 +23,8 @@ class Call:
     engine; head: the engine began to answer; first, last: tokens went out.
 
     asked: the caller's body; body: the engine's, in chat form for most dialects (the guard reads and changes it).
-    prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer; asks: the prompt's
-    part of it; pieces: events that went out.
+    prompt: the asked body's bytes from where its text begins. tokens: about how many it may cost, prompt and answer;
+    asks: the prompt's part of them; pieces: events that went out.
     """
 
     # Most of these stay as they are for most calls: defaults of the class cost a call nothing.

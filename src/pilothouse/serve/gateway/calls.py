@@ -98,7 +98,8 @@ class Calls:
         body = dialect.request(asked)
         call = Call(_NAMES[dialect.path], asked, key, request.at)
         call.body = body
-        call.release = self._fleet.members[serving[0]].models[call.model].release  # what a blocked request would have asked
+        # A blocked request names the release that it would have asked.
+        call.release = self._fleet.members[serving[0]].models[call.model].release
         limit = body.get("max_tokens") or body.get("max_completion_tokens")
         answer = limit if isinstance(limit, int) else TOKENS_UNSAID
         call.asks = len(request.body) // 4
