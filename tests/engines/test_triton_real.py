@@ -210,6 +210,7 @@ def test_structured_output_follows_the_schema_and_tools_are_not_dropped(engine: 
     person = json.loads(made.choices[0].message.content or "")
     assert set(person) == {"name", "age"} and isinstance(person["age"], int)
     # This model's template has no tools: llama.cpp would leave them out in silence.
+    assert "tools" not in triton.create().can(engine.supervisor.spec)
     tool: Any = {"type": "function", "function": {"name": "enter", "parameters": PERSON}}
     with pytest.raises(openai.BadRequestError, match="chat template of this model has no place"):
         create(model="desk", messages=ask, max_tokens=8, tools=[tool])

@@ -69,6 +69,8 @@ def test_what_it_cannot_do_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot choose adapter 'a'"):
         engine.fields("a", spec(tmp_path))
     assert engine.fields(None, spec(tmp_path)) == {}
+    assert engine.can(spec(tmp_path)) == engine.capabilities
+    assert engine.can(spec(tmp_path, options={"prefix_cache": False})) == {"streaming"}
 
 
 def test_gauges_and_reason_come_from_our_own_page_and_log() -> None:

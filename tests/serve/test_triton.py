@@ -162,6 +162,7 @@ def test_vllms_back_end_has_fewer_capabilities_and_takes_its_own_arguments(
     arguments = settings["engine_args"]
     assert arguments["model"] == str(spec.model) and arguments["max_num_seqs"] == 3
     assert arguments["tensor_parallel_size"] == 2 and arguments["max_model_len"] == 4096
+    assert triton.create().can(with_(spec, {"backend": "vllm"})) == {"streaming", "adapters", "prefix_cache"}
     needy = EngineSpec(spec.model, "m", options={"backend": "vllm"}, needs=frozenset({"logprobs", "tools"}))
     with pytest.raises(UserError, match=r"backend vllm\) cannot do .*logprobs, tools"):
         triton.create().launch(needy, 1)

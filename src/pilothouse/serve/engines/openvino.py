@@ -13,7 +13,7 @@ import msgspec
 
 from pilothouse.core.errors import UserError
 from pilothouse.core.machine import cores
-from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
 from pilothouse.serve.engines._openvino_process import STARTING
 from pilothouse.serve.engines._options import Option, check_needs, read_options
 from pilothouse.serve.memory import check_memory
@@ -41,6 +41,7 @@ class OpenVino:
     # cannot be followed ends the answers of everybody else.
     capabilities: ClassVar[frozenset[str]] = frozenset({"streaming", "prefix_cache"})
     adapter_call = staticmethod(no_adapter_call)
+    rewrite = staticmethod(as_it_is)
 
     def check(self) -> Check:
         """Is there an environment with openvino_genai?"""
@@ -50,10 +51,15 @@ class OpenVino:
             return Check(None, False, e.line(), INSTALL)
         return Check(version, True, install=INSTALL)
 
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        """The same for every model, but for what an option switches off."""
+        lacks = set() if read_options("openvino", spec.options, OPTIONS)["prefix_cache"] else {"prefix_cache"}
+        return self.capabilities - lacks
+
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """A process in OpenVINO's Python."""
         given = read_options("openvino", spec.options, OPTIONS)
-        check_needs("openvino", self.capabilities, spec)
+        check_needs("openvino", self.can(spec), spec)
         python, _ = find_openvino(given["python"])
         if not spec.model.is_file():
             raise UserError("no such file", where=str(spec.model))
@@ -81,10 +87,6 @@ class OpenVino:
         if adapter is not None:
             raise UserError(f"engine openvino cannot choose adapter {adapter!r}", fix="Merge it into the model.")
         return {}
-
-    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """From our process's own page."""

@@ -14,9 +14,10 @@ import msgspec
 from pilothouse.core.errors import UserError
 from pilothouse.core.machine import cores
 from pilothouse.core.wire import target
-from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, no_adapter_call
+from pilothouse.serve.base import Check, EngineSpec, Format, Gauges, Launch, as_it_is, no_adapter_call
 from pilothouse.serve.engines import llamacpp
 from pilothouse.serve.engines._attached import KEY_ENV, URL, key_of
+from pilothouse.serve.engines._chat_template import takes_tools
 from pilothouse.serve.engines._options import WHERE, Option, check_needs, read_options
 from pilothouse.serve.engines._triton_home import INSTALL, find_triton
 from pilothouse.serve.engines._triton_process import STARTING
@@ -50,6 +51,7 @@ class Triton:
     format: ClassVar[Format] = "gguf"
     capabilities: ClassVar[frozenset[str]] = _OURS
     adapter_call = staticmethod(no_adapter_call)
+    rewrite = staticmethod(as_it_is)
 
     def check(self) -> Check:
         """Is there a tritonserver that can be started?"""
@@ -58,11 +60,17 @@ class Triton:
         except UserError as e:
             return Check(None, False, e.line(), INSTALL)
 
+    def can(self, spec: EngineSpec) -> frozenset[str]:
+        """By what runs inside; tools only where the chat template has a place for them."""
+        given = read_options("triton", spec.options, OPTIONS)
+        if given["backend"] == "vllm":
+            return _VLLM
+        return _OURS if given["url"] or takes_tools(spec.model) else _OURS - {"tools"}
+
     def launch(self, spec: EngineSpec, port: int) -> Launch:
         """A process with Triton as its child, or one that only fronts the Triton at option `url`."""
         given = read_options("triton", spec.options, OPTIONS)
-        vllm = given["backend"] == "vllm"
-        check_needs(f"triton (backend {given['backend']})", _VLLM if vllm else _OURS, spec)
+        check_needs(f"triton (backend {given['backend']})", self.can(spec), spec)
         settings = {
             "port": port,
             "alias": spec.alias,
@@ -99,10 +107,6 @@ class Triton:
         if adapter is not None and adapter not in names:
             raise UserError(f"no adapter is called {adapter!r}", fix=f"Loaded: {', '.join(names) or 'none'}.")
         return {"adapter": adapter} if adapter else {}
-
-    def rewrite(self, body: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
-        return body
 
     def gauges(self, metrics: str) -> Gauges:
         """Our model's own gauges, or vLLM's; Triton's queue in front of the model waits too."""
