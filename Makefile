@@ -8,7 +8,7 @@ EXAMPLE := examples/airline
 PILOTHOUSE_STARTED := $(shell date +%s)
 export PILOTHOUSE_STARTED
 
-.PHONY: up test check clean
+.PHONY: up test test-engines check clean
 
 up: $(VENV)/up
 	$(BIN)/pilothouse up $(EXAMPLE)
@@ -37,6 +37,15 @@ $(VENV)/up: requirements.lock pyproject.toml
 $(VENV)/dev: requirements-dev.lock $(VENV)/up
 	@echo "installing what the checks and tests need"; $(PIP) -r requirements-dev.lock
 	@touch $@
+
+# Real engines that need environments of their own (several GB): kept out of `make test`.
+ENGINES := $(CURDIR)/.cache/engines
+test-engines: $(VENV)/dev
+	$(BIN)/python scripts/engine_venv.py vllm $(ENGINES)/vllm
+	$(BIN)/python scripts/triton_venv.py $(ENGINES)/triton
+	$(BIN)/python scripts/tgi_clients_venv.py $(ENGINES)/tgi-client
+	PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
+	  PILOTHOUSE_TGI_CLIENT_PYTHON=$(ENGINES)/tgi-client/bin/python $(BIN)/python -m pytest -m engine tests/engines tests/serve
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,8 +19,6 @@ from pilothouse.store.store import Store
 _BATCH_S = 0.25
 _BATCH = 2_000
 _QUEUE = 20_000
-_PLAIN = [c.name for c in schema.exchanges.columns if c.name not in ("findings", "request", "answer")]
-_plain = attrgetter(*_PLAIN)
 _NO_FINDINGS = b"[]"
 _UNFIT = (sa.exc.SQLAlchemyError, ValueError, TypeError, RecursionError)
 """What drivers raise for a row they cannot take. (PostgreSQL's do so for a NUL in a text, before they ask it.)"""
@@ -36,7 +34,10 @@ class StoreRecorder:
         self._writing, self._ended = threading.Lock(), threading.Event()
         # The statement is made once and run with tuples: SQLAlchemy's way with dictionaries costs more than the insert.
         made = sa.insert(schema.exchanges).compile(dialect=store.engine.dialect)
-        self._statement, self._order = str(made), getattr(made, "positiontup", None)
+        self._statement, positions = str(made), getattr(made, "positiontup", None)
+        self._order: list[str] = positions or [c.name for c in schema.exchanges.columns]
+        self._by_name, self._fields = positions is None, attrgetter(*self._order)
+        self._findings, self._request, self._answer = map(self._order.index, ("findings", "request", "answer"))
         self._thread = threading.Thread(target=self._write, name="exchanges", daemon=True)
         self._thread.start()
 
@@ -93,8 +94,9 @@ class StoreRecorder:
             c.exec_driver_sql(self._statement, [self._row(e) for e in batch])
 
     def _row(self, e: Exchange) -> Any:
-        row: dict[str, Any] = dict(zip(_PLAIN, _plain(e), strict=True))
-        row["findings"] = msgspec.json.encode(e.findings) if e.findings else _NO_FINDINGS
-        row["request"] = msgspec.json.encode(e.request) if self.keeps_text and e.request is not None else None
-        row["answer"] = e.answer if self.keeps_text else None
-        return tuple([row[name] for name in self._order]) if self._order is not None else row
+        row = list(self._fields(e))
+        row[self._findings] = msgspec.json.encode(e.findings) if e.findings else _NO_FINDINGS
+        kept = self.keeps_text and e.request is not None
+        row[self._request] = msgspec.json.encode(e.request) if kept else None
+        row[self._answer] = e.answer if self.keeps_text else None
+        return dict(zip(self._order, row, strict=True)) if self._by_name else tuple(row)

@@ -173,6 +173,7 @@ class Supervisor:
         endpoint = Endpoint(launch.url, self.spec.alias, launch.api_key)
         body = self.engine.rewrite({**self.engine.fields(None, self.spec)})
         ask = [{"role": "user", "content": "Hi"}]
+        only_embeds = self.engine.can(self.spec) == {"embeddings"}
         patience = launch.patience_s if self._process is not None else min(launch.patience_s, REMOTE_TIMEOUT_S)
         deadline, error = time.monotonic() + patience, ""
         while time.monotonic() < deadline:
@@ -181,11 +182,15 @@ class Supervisor:
                     f"the engine ended while starting ({_said(self._process.returncode)}): {self._reason()}",
                     where=str(self.folder / "engine.log"),
                 )
-            answer = await chat(endpoint, ask, max_tokens=1, timeout_s=max(60.0, patience / 2), **body)
-            if not answer.error:
+            if only_embeds:
+                status, error = await self._post("/v1/embeddings", {"model": self.alias, **body, "input": "Hi"})
+                error = "" if status == 200 else error
+            else:
+                answer = await chat(endpoint, ask, max_tokens=1, timeout_s=max(60.0, patience / 2), **body)
+                status, error = answer.status, answer.error
+            if not error:
                 return
-            error = answer.error
-            if answer.status in (400, 401, 403, 404, 422):
+            if status in (400, 401, 403, 404, 422):
                 break
             await asyncio.sleep(0.1)
         raise UserError(f"the engine does not answer: {error}", where=launch.url)

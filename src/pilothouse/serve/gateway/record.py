@@ -9,7 +9,7 @@ import msgspec
 from pilothouse.core.records import Finding
 
 
-class Exchange(msgspec.Struct, frozen=True):
+class Exchange(msgspec.Struct, frozen=True, array_like=True):
     """One production request and its answer. Texts are those after the guard; None where they are not kept.
 
     guard: off, passed, flagged, redacted, blocked, or unscanned (a detector failed: never called passed).
