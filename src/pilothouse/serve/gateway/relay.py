@@ -21,7 +21,6 @@ DONE = b"data: [DONE]\n\n"
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""
 EVENT_LIMIT = 4 << 20
-_USAGE = (b'"usage":{', b'"usage": {')
 
 
 class _Usage(msgspec.Struct):
@@ -91,7 +90,7 @@ class RelayedStream:
         self._reply, self._call, self._renamed = reply, call, renamed
         self.begun, self.status, self.parts = False, 0, list[bytes]()
         self.kind = "application/json"
-        self._rest, self._ended = b"", False
+        self._rest, self._ended, self._crlf = b"", False, False
         self._upstream: Upstream | None = None
         self._wants_usage = bool((call.asked.get("stream_options") or {}).get("include_usage"))
 
@@ -115,7 +114,7 @@ class RelayedStream:
         call = self._call
         if not self.begun:
             call.head = monotonic()
-        if call.first is None or call.keeps_text or _USAGE[0] in data or _USAGE[1] in data or b"\r" in data:
+        if call.first is None or call.keeps_text or self._crlf or (b'"usage"' in data and _tells_usage(data)):
             data = self._read(data)
         call.pieces += data.count(b"\n\n")
         if data.endswith(DONE):
@@ -161,6 +160,7 @@ class RelayedStream:
         if cut == 1:
             cut = data.rfind(b"\r\n\r\n") + 4
             cut = 0 if cut == 3 else cut
+            self._crlf |= cut > 0
         self._rest = data[cut:]
         if len(self._rest) > EVENT_LIMIT:
             raise UpstreamFault("the engine sends an event without an end")
@@ -192,6 +192,11 @@ class RelayedStream:
                     event = b"data: " + msgspec.json.encode(chunk)
             kept.append(event)
         return b"\n\n".join(kept)
+
+
+def _tells_usage(data: bytes) -> bool:
+    """Is it more than the `null` that some engines put into every chunk?"""
+    return b'"usage":{' in data or b'"usage": {' in data
 
 
 def look(call: Call, chunk: dict[str, Any]) -> None:
