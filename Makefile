@@ -44,7 +44,8 @@ test-engines: $(VENV)/dev
 	$(BIN)/python scripts/engine_venv.py vllm $(ENGINES)/vllm
 	$(BIN)/python scripts/triton_venv.py $(ENGINES)/triton
 	$(BIN)/python scripts/tgi_clients_venv.py $(ENGINES)/tgi-client
-	PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
+	PILOTHOUSE_PEERS=$(ENGINES) $(BIN)/python -m benchmarks.peers_venv litellm
+	PILOTHOUSE_PEERS=$(ENGINES) PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
 	  PILOTHOUSE_TGI_CLIENT_PYTHON=$(ENGINES)/tgi-client/bin/python $(BIN)/python -m pytest -m engine tests/engines tests/serve
 
 clean:
