@@ -45,7 +45,11 @@ test-engines: $(VENV)/dev
 	$(BIN)/python scripts/triton_venv.py $(ENGINES)/triton
 	$(BIN)/python scripts/tgi_clients_venv.py $(ENGINES)/tgi-client
 	PILOTHOUSE_PEERS=$(ENGINES) $(BIN)/python -m benchmarks.peers_venv litellm
+	$(PYTHON) -m venv $(ENGINES)/openvino
+	$(ENGINES)/openvino/bin/python -m pip install --quiet openvino-genai==2026.4.1.0 openvino==2026.4.1 \
+	  openvino-tokenizers==2026.4.1.0 httptools msgspec
 	PILOTHOUSE_PEERS=$(ENGINES) PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
+	  PILOTHOUSE_OPENVINO_PYTHON=$(ENGINES)/openvino/bin/python \
 	  PILOTHOUSE_TGI_CLIENT_PYTHON=$(ENGINES)/tgi-client/bin/python $(BIN)/python -m pytest -m engine tests/engines tests/serve
 
 clean:

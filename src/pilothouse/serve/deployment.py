@@ -11,6 +11,9 @@ from pilothouse.serve.base import CAPABILITIES, Engine, EngineSpec, as_it_is
 from pilothouse.serve.gateway.routing.fleet import Member, Role, Served
 from pilothouse.serve.supervisor import Supervisor
 
+_THREADED = ("llamacpp", "triton", "openvino")
+"""Engines whose option `threads` is every core by default: replicas of them would fight."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -45,7 +48,7 @@ class Deployment:
     def specs(self) -> list[EngineSpec]:
         """One a replica. They share the machine's cores, where the project does not say otherwise."""
         spec = replace(self.spec, replicas=self.replicas)
-        if self.replicas > 1 and self.engine == "llamacpp" and "threads" not in spec.options:
+        if self.replicas > 1 and self.engine in _THREADED and "threads" not in spec.options:
             share = {"threads": max(1, cores() // self.replicas)}
             spec = replace(spec, options={**spec.options, **share})
         return [spec] * self.replicas

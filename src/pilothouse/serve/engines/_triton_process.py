@@ -6,7 +6,6 @@ It runs in Triton's own Python, with Pilothouse's folder at the end of the searc
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import re
@@ -84,7 +83,6 @@ async def _run(settings: dict[str, Any], folder: Path) -> str:
 def _start(settings: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
     """Write the repository, start tritonserver on it. Adds the addresses to `settings`."""
     from pilothouse.serve.engines import _triton_repository as repository
-    from pilothouse.serve.parent import die_with_parent
     from pilothouse.serve.ports import free_port
 
     models = Path(settings["repository"] or folder / "repository").absolute()
@@ -120,10 +118,7 @@ def _start(settings: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
     print(
         f"triton: http {settings['url']}, grpc {settings['grpc_url']}, repository {models}", file=sys.stderr, flush=True
     )
-    # The child of a killed process would go on: Linux is asked to end it too (its Python stub ends with it).
-    return subprocess.Popen(
-        argv, env=env, stdin=subprocess.DEVNULL, preexec_fn=functools.partial(die_with_parent, os.getpid())
-    )
+    return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)  # the warden ends it with us
 
 
 def _backends(site: Path, folder: Path) -> Path:
