@@ -40,7 +40,14 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/up
 
 # Real engines that need environments of their own (several GB): kept out of `make test`.
 ENGINES := $(CURDIR)/.cache/engines
-test-engines: $(VENV)/dev
+test-engines: $(VENV)/dev $(ENGINES)/ready
+	PILOTHOUSE_PEERS=$(ENGINES) PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python \
+	  PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
+	  PILOTHOUSE_OPENVINO_PYTHON=$(ENGINES)/openvino/bin/python \
+	  PILOTHOUSE_TGI_CLIENT_PYTHON=$(ENGINES)/tgi-client/bin/python \
+	  $(BIN)/python -m pytest -m engine tests/engines tests/serve
+
+$(ENGINES)/ready: scripts/engine_venv.py scripts/triton_venv.py scripts/tgi_clients_venv.py
 	$(BIN)/python scripts/engine_venv.py vllm $(ENGINES)/vllm
 	$(BIN)/python scripts/triton_venv.py $(ENGINES)/triton
 	$(BIN)/python scripts/tgi_clients_venv.py $(ENGINES)/tgi-client
@@ -48,9 +55,7 @@ test-engines: $(VENV)/dev
 	$(PYTHON) -m venv $(ENGINES)/openvino
 	$(ENGINES)/openvino/bin/python -m pip install --quiet openvino-genai==2026.4.1.0 openvino==2026.4.1 \
 	  openvino-tokenizers==2026.4.1.0 httptools msgspec
-	PILOTHOUSE_PEERS=$(ENGINES) PILOTHOUSE_VLLM_PYTHON=$(ENGINES)/vllm/bin/python PILOTHOUSE_TRITON_PYTHON=$(ENGINES)/triton/bin/python \
-	  PILOTHOUSE_OPENVINO_PYTHON=$(ENGINES)/openvino/bin/python \
-	  PILOTHOUSE_TGI_CLIENT_PYTHON=$(ENGINES)/tgi-client/bin/python $(BIN)/python -m pytest -m engine tests/engines tests/serve
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
