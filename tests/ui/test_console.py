@@ -387,3 +387,32 @@ def test_the_live_page_refreshes_by_itself(
             c.execute(sa.insert(schema.exchanges).values(**{**row, "id": "e2", "at": row["at"] + 1}))
         page.locator('[data-exchange="e2"]').wait_for(timeout=10_000)
         browser.close()
+
+
+def test_the_consoles_process_ends_with_an_owner_that_is_killed(store: Store) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from pilothouse.store.store import Store
+from pilothouse.ui.cli.console_process import ConsoleProcess
+with ConsoleProcess(Store.open(Path({str(store.root)!r}), create=False), "http://127.0.0.1:9/metrics") as console:
+    while not Path(console.socket).exists():
+        time.sleep(0.05)
+    print(console._process.pid, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        owner.kill()
+    deadline = time.monotonic() + 10
+    while _lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _lives(pid)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -19,14 +19,14 @@ class ConsoleProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="pilothouse-")
         self.socket = str(Path(self._folder.name) / "console.sock")
         self._argv = [sys.executable, "-m", "pilothouse.ui.console.serve"]
-        self._argv += ["--store", str(store.root), "--socket", self.socket, "--metrics", metrics_url]
+        self._argv += ["--store", str(store.root), "--socket", self.socket, "--metrics", metrics_url, "--tied"]
         self._log = store.root / "console.log"
 
     def __enter__(self) -> ConsoleProcess:
         with self._log.open("ab") as log:
             # A session of its own: ctrl-C reaches us first, and we stop it in order.
             self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._argv, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
         return self
 
@@ -37,4 +37,6 @@ class ConsoleProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._folder.cleanup()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 from pathlib import Path
 
 from pilothouse.core.errors import need
@@ -15,7 +17,10 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="folder of the store")
     parser.add_argument("--socket", required=True, help="path of the unix socket to listen on")
     parser.add_argument("--metrics", help="URL of the gateway's /metrics")
+    parser.add_argument("--tied", action="store_true", help="end when standard input does: its owner has gone")
     options = parser.parse_args()
+    if options.tied:
+        threading.Thread(target=_end_with_owner, daemon=True).start()
     need("uvicorn", "console", "the console")
     import uvicorn
 
@@ -23,6 +28,12 @@ def main() -> None:
 
     store = Store.open(options.store, create=False)
     uvicorn.run(app(store, options.metrics), uds=options.socket, access_log=False, log_level="warning")
+
+
+def _end_with_owner() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
 
 
 if __name__ == "__main__":
