@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import weakref
 from typing import Any
 
 from pilothouse.serve.gateway.layout import COLUMNS
@@ -83,6 +84,7 @@ class Shared:
         if fd is None:
             fd = os.memfd_create("pilothouse") if hasattr(os, "memfd_create") else _unlinked()
             os.ftruncate(fd, words * _WORD)
+            weakref.finalize(self, os.close, fd)
         self.fd, self.process, self.many = fd, process, processes > 1
         self._memory = mmap.mmap(fd, words * _WORD)
         cells: Any = memoryview(self._memory).cast("d")
