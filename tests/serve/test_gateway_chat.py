@@ -105,6 +105,8 @@ def test_models_health_and_metrics() -> None:
             models = await f.get("/v1/models")
             assert [m["id"] for m in models.json["data"]] == ["desk", "desk-base"]
             assert (await f.get("/healthz")).status == 200
+            for path in ("/healthz", "/metrics", "/v1/models", "/nowhere"):
+                assert 0 <= int((await f.get(path)).headers["x-pilothouse-overhead-us"]) < 5_000_000
             head = await f.get("/healthz", method="HEAD")
             assert head.status == 200 and head.body == b"" and int(head.headers["content-length"]) > 0
             await f.post(ask())

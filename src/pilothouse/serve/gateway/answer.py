@@ -16,8 +16,8 @@ from pilothouse.serve.gateway.call import Call
 from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.guarded import GuardedAnswer
-from pilothouse.serve.gateway.http import Reply
-from pilothouse.serve.gateway.relay import EVENT_LIMIT, OVERHEAD_HEADER, look, texts
+from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply
+from pilothouse.serve.gateway.relay import EVENT_LIMIT, look, texts
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 if TYPE_CHECKING:

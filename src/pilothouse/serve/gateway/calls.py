@@ -17,12 +17,12 @@ from pilothouse.serve.gateway.ask import Asker
 from pilothouse.serve.gateway.call import TOKENS_UNSAID, Call
 from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
-from pilothouse.serve.gateway.http import Reply, Request
+from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply, Request
 from pilothouse.serve.gateway.layout import GENERATION, LATENCY, OVERHEAD, PROMPT, QUEUE, TPOT, TTFT
 from pilothouse.serve.gateway.limits import Key, Limits
 from pilothouse.serve.gateway.metrics import Metrics
 from pilothouse.serve.gateway.record import Recorder
-from pilothouse.serve.gateway.relay import OVERHEAD_HEADER, RelayedAnswer, RelayedStream, Renamed
+from pilothouse.serve.gateway.relay import RelayedAnswer, RelayedStream, Renamed
 from pilothouse.serve.gateway.routing.admission import Admission
 from pilothouse.serve.gateway.routing.fleet import Fleet
 from pilothouse.serve.gateway.settings import Settings

@@ -16,12 +16,11 @@ from pilothouse.serve.gateway.auth import Access, loopback
 from pilothouse.serve.gateway.calls import Calls
 from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
-from pilothouse.serve.gateway.http import Connection, Reply, Request
+from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Connection, Reply, Request
 from pilothouse.serve.gateway.limits import Key
 from pilothouse.serve.gateway.metrics import Metrics
 from pilothouse.serve.gateway.proxy import pass_on
 from pilothouse.serve.gateway.record import Recorder
-from pilothouse.serve.gateway.relay import OVERHEAD_HEADER
 from pilothouse.serve.gateway.routing.fleet import Fleet
 from pilothouse.serve.gateway.settings import Settings
 from pilothouse.serve.gateway.upstream import Pool, UpstreamFault

@@ -25,6 +25,7 @@ _PIECES = 512
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
 _PHRASES = {s.value: s.phrase.encode() for s in HTTPStatus}
 _NEVER = float("inf")
+OVERHEAD_HEADER = "x-pilothouse-overhead-us"
 
 
 class Request:
@@ -43,11 +44,11 @@ class Request:
 class Reply:
     """The answer to one request. `gone` is set when the client has left; writing then does nothing."""
 
-    __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "request_id", "started", "status")
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "at", "request_id", "started", "status")
 
     def __init__(self, connection: Connection, keep: bool, *, chunked: bool = True, bodiless: bool = False) -> None:
         self._connection, self._keep, self._chunked, self._bodiless = connection, keep, chunked, bodiless
-        self.started, self.status, self.request_id = False, 0, ""
+        self.started, self.status, self.request_id, self.at = False, 0, "", 0.0
 
     @property
     def gone(self) -> bool:
@@ -106,6 +107,8 @@ class Reply:
         self.started, self.status = True, status
         if self.request_id:
             headers["x-request-id"] = self.request_id
+        if OVERHEAD_HEADER not in headers:  # whoever asked an engine has said it without the engine's part
+            headers[OVERHEAD_HEADER] = str(int((monotonic() - self.at) * 1e6)) if self.at else "0"
         more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b%bconnection: %b\r\n\r\n" % (
             status,
@@ -321,6 +324,7 @@ class Connection(asyncio.Protocol):
             request, keep = item
             self.busy, self.deadline = True, _NEVER
             reply = Reply(self, keep, chunked=request.version != "1.0", bodiless=request.method == "HEAD")
+            reply.at = request.at
             try:
                 await self._handler(request, reply)
             except Exception as e:

@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 
 from pilothouse.serve.gateway.call import Call
-from pilothouse.serve.gateway.http import Reply
+from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
-OVERHEAD_HEADER = "x-pilothouse-overhead-us"
 DONE = b"data: [DONE]\n\n"
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""
