@@ -21,19 +21,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve.scripted import Front, Wire, front, run, streamed, whole
-from tests.serve.strict_http import answers, requests
+from tests.serve.strict_http import Unfinished, answers, requests
 
-CASES = 9_000
+CASES = 10_000
 AT_ONCE = 100
 _CALLERS_FAULT = {200, 400, 403, 404, 405, 413, 431, 501, 505}
 _SEED = 3
+MARK = "M" * 18
+"""Stands for a request's canary, and is as long: what is told of lengths stays right."""
+_MARK = MARK.encode()
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "model": "desk",
         "messages": [
             {"role": "system", "content": "S"},
-            {"role": "user", "content": [{"type": "text", "text": "MARK"}]},
+            {"role": "user", "content": [{"type": "text", "text": MARK}]},
             {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
             {"role": "tool", "tool_call_id": "c", "content": "t"},
         ],
@@ -51,13 +54,13 @@ BODIES: dict[str, dict[str, Any]] = {
         "prompt_cache_key": "k",
         "stream": True,
     },
-    "/v1/completions": {"model": "desk", "prompt": "MARK", "max_tokens": 4, "stop": "x", "echo": False, "n": 1},
-    "/v1/embeddings": {"model": "desk", "input": ["MARK"], "encoding_format": "float", "dimensions": 3},
+    "/v1/completions": {"model": "desk", "prompt": MARK, "max_tokens": 4, "stop": "x", "echo": False, "n": 1},
+    "/v1/embeddings": {"model": "desk", "input": [MARK], "encoding_format": "float", "dimensions": 3},
     "/v1/messages": {
         "model": "desk",
         "max_tokens": 5,
         "system": [{"type": "text", "text": "S"}],
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "MARK"}]}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": MARK}]}],
         "tools": [{"name": "f", "input_schema": {"type": "object"}}],
         "tool_choice": {"type": "auto"},
         "stop_sequences": ["x"],
@@ -67,7 +70,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {
         "model": "desk",
         "instructions": "S",
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": "MARK"}]}],
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": MARK}]}],
         "max_output_tokens": 5,
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
         "text": {"format": {"type": "text"}},
@@ -122,12 +125,12 @@ def post(path: str, body: bytes, *lines: str, chunks: int = 0) -> bytes:
 
 def corpus() -> list[bytes]:
     """Good requests to start from; MARK stands for the canary."""
-    found = [b"%b /healthz HTTP/1.1\r\nHost: localhost\r\nX-Mark: MARK\r\n\r\n" % m for m in (b"GET", b"HEAD")]
-    found.append(b"GET /v1/models?a=MARK HTTP/1.1\r\nHost: localhost\r\nCookie: a=b\r\nAccept: */*\r\n\r\n")
+    found = [b"%b /healthz HTTP/1.1\r\nHost: localhost\r\nX-Mark: %b\r\n\r\n" % (m, _MARK) for m in (b"GET", b"HEAD")]
+    found.append(b"GET /v1/models?a=" + _MARK + b" HTTP/1.1\r\nHost: localhost\r\nCookie: a=b\r\nAccept: */*\r\n\r\n")
     for path, body in BODIES.items():
         plain = json.dumps(body).encode()
         found += [post(path, plain), post(path, plain, chunks=40), post(path, plain, "Connection: close")]
-        small = json.dumps({"model": "desk", "messages": [{"role": "user", "content": "MARK"}]}).encode()
+        small = json.dumps({"model": "desk", "messages": [{"role": "user", "content": MARK}]}).encode()
         found.append(post("/v1/chat/completions", small) + post(path, plain) + found[0])
     found.append(post("/v1/chat/completions", small, "Connection: Upgrade", "Upgrade: h2c") + found[0])
     found.append(post("/v1/chat/completions", small, "Expect: 100-continue"))
@@ -146,10 +149,10 @@ _SPICE += [
 _SPICE += [b"Upgrade: websocket\r\nConnection: upgrade\r\n", b"[" * 400, b'"', b"}", b"1e999", b"-", b"9" * 30, b"null"]
 
 
-def mutate(rng: random.Random, data: bytes, pool: list[bytes]) -> bytes:
-    """One to four small changes."""
+def mutate(rng: random.Random, data: bytes, pool: list[bytes], most: int = 4) -> bytes:
+    """One small change, or some."""
     out = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.randint(1, most)):
         at = rng.randrange(len(out) + 1)
         end = min(len(out), at + rng.choice((1, 1, 2, 5, 20, 80)))
         match rng.randrange(8):
@@ -185,14 +188,14 @@ def mutated(rng: random.Random, pool: list[bytes]) -> bytes:
         case 0:
             return mutate(rng, data, pool)
         case 1:
-            return mutate(rng, head, pool) + end + body
+            return mutate(rng, head, pool, 1) + end + body
     path = rng.choice(list(BODIES))
-    return post(path, mutate(rng, json.dumps(BODIES[path]).encode(), pool), chunks=rng.choice((0, 0, 7)))
+    return post(path, mutate(rng, json.dumps(BODIES[path]).encode(), pool, 1), chunks=rng.choice((0, 0, 7)))
 
 
 def smuggled() -> Iterator[bytes]:
     """Every known way to tell two readers of one stream different lengths, each with a request inside."""
-    inner = b"GET /v1/models?smuggled HTTP/1.1\r\nHost: localhost\r\nX-Mark: MARK\r\n\r\n"
+    inner = b"GET /v1/models?smuggled HTTP/1.1\r\nHost: localhost\r\nX-Mark: " + _MARK + b"\r\n\r\n"
     codings = ["chunked", "Chunked", "xchunked", "chunked, identity", "identity, chunked", "identity", " chunked"]
     codings += [
         "chunked ",
@@ -317,7 +320,8 @@ def smuggled() -> Iterator[bytes]:
     yield b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000 + b"\r\n" + inner
     yield b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x07" * 300
     for depth in (500, *range(880, 1000, 6), 100_000):  # about the interpreter's own limit, and far beyond
-        nested = b'{"model":"desk","messages":[{"role":"user","content":"MARK"}],"x":%b%b}' % (
+        nested = b'{"model":"desk","messages":[{"role":"user","content":"%b"}],"x":%b%b}' % (
+            _MARK,
             b"[" * depth,
             b"]" * depth,
         )
@@ -326,7 +330,7 @@ def smuggled() -> Iterator[bytes]:
 
 async def attack(f: Front, n: int, data: bytes) -> None:
     """Send, read what comes, and hold it against what a strict reader saw."""
-    data = data.replace(b"MARK", mark(n))
+    data = data.replace(_MARK, mark(n))
     methods, wrong = requests(data)
     reader, writer = await asyncio.open_connection("127.0.0.1", f.port)
     got = b""
@@ -335,8 +339,10 @@ async def attack(f: Front, n: int, data: bytes) -> None:
         async with asyncio.timeout(0.15 if wrong else 5.0) as patience:
             while piece := await reader.read(1 << 18):
                 got += piece
-                enough = got.count(b"HTTP/1.1 ") >= len(methods) + wrong
-                patience.reschedule(asyncio.get_running_loop().time() + (0.01 if enough else 0.3))
+                wait = 2.0
+                with suppress(Unfinished, AssertionError):  # an answer is still on its way
+                    wait = 0.01 if len(answers(got, methods)) >= len(methods) + wrong else 0.15 if wrong else 2.0
+                patience.reschedule(asyncio.get_running_loop().time() + wait)
     except (TimeoutError, ConnectionError):
         pass
     finally:
@@ -402,7 +408,7 @@ async def storm(cases: list[bytes]) -> None:
         assert [shared.own.total(0, c) for c in (0, 1)] == [0.0, 0.0]
 
 
-def test_nine_thousand_mutated_requests_do_no_harm() -> None:
+def test_ten_thousand_mutated_requests_do_no_harm() -> None:
     rng, pool = random.Random(_SEED), corpus()
     run(overrun([mutated(rng, pool) for _ in range(CASES)]))
 
