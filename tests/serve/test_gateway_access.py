@@ -146,3 +146,15 @@ def test_other_paths_are_the_consoles_and_keys_guard_it_too(tmp_path: Path) -> N
             assert (await f.get("/")).status == 502
 
     run(check())
+
+
+def test_a_gateway_whose_last_key_is_revoked_stays_closed_and_refusals_have_an_id() -> None:
+    async def check() -> None:
+        async with front(hello, keys=KEYS) as f:
+            f.gateway.configure(Settings())
+            for header in ("", "Authorization: Bearer k-one\r\n"):
+                got = await f.post(ask(), headers=header)
+                assert got.status == 401 and got.headers["x-request-id"].startswith("req_")
+            assert (await f.get("/v1/models")).status == 401
+
+    run(check())

@@ -20,23 +20,25 @@ NOBODY = Key(name="", digest="", row=sh.KEYS - 1)
 
 
 class Access:
-    """The rules of one gateway. No keys: only this machine may ask, and without a key.
+    """The rules of one gateway. No keys: only this machine may ask, and without a key. closed: a key is asked for all
+    the same, so that a gateway whose last key was revoked does not open.
 
     Keys are looked up by their digest: how long that takes tells nothing about a secret.
     """
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
+    def __init__(self, keys: Iterable[Key] = (), *, closed: bool = False) -> None:
+        self._closed = closed
         self._keys = {key.digest: key for key in keys}
         self._lately: dict[str, Key] = {}
 
     @property
     def keyed(self) -> bool:
         """Is a key asked for?"""
-        return bool(self._keys)
+        return self._closed or bool(self._keys)
 
     def caller(self, request: Request) -> Key:
         """The key of a request (NOBODY where none is asked for). Anthropic's clients send it as `x-api-key`."""
-        if not self._keys:
+        if not self.keyed:
             _same_machine(request)
             return NOBODY
         header = request.headers.get("authorization", "")
@@ -55,7 +57,7 @@ class Access:
 
     def page(self, request: Request) -> None:
         """May this request see the console? A browser gives the key as the password (RFC 7617); the name is free."""
-        if not self._keys:
+        if not self.keyed:
             _same_machine(request)
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
@@ -65,7 +67,7 @@ class Access:
 
     def figures(self, request: Request, *, local: bool) -> None:
         """May this request read the metrics? This machine's processes always; others with a key."""
-        if self._keys and not local:
+        if self.keyed and not local:
             self.caller(request)
 
     def _known(self, secret: str) -> Key | None:

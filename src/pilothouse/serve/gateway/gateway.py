@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from random import getrandbits
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class Gateway:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._created = int(time.time())
+        self._closed = False
         self._dialects: dict[str, Dialect] = {}
         for name in registry.modules("dialects"):
             dialect: Dialect = registry.create("dialects", name)
@@ -61,7 +63,8 @@ class Gateway:
     def configure(self, settings: Settings) -> None:
         """Settings for the requests from now on; those under way keep theirs."""
         self.settings = settings
-        self._access = Access(settings.keys)
+        self._access = Access(settings.keys, closed=self._closed)
+        self._closed = self._access.keyed
         self._pool.patience = settings.patience
         policy = settings.policy
         self.metrics = Metrics(self._shared, self.fleet, [r.rule.detector for r in policy.rules] if policy else ())
@@ -134,6 +137,7 @@ class Gateway:
                 return
             if not reply.request_id:  # no call was made of it
                 self.metrics.request(sh.MODELS - 1, e.status)
+                reply.request_id = f"req_{getrandbits(80):020x}"
             body = dialect.error(e, reply.request_id) if dialect is not None else e.encoded()
             overhead = str(int((monotonic() - request.at) * 1e6))
             reply.send(e.status, body, **{OVERHEAD_HEADER: overhead}, **e.headers)

@@ -200,6 +200,7 @@ def main() -> None:
     """Until the owner says stop, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole terminal; only the owner decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so does a service manager's: the owner drains us
     numbers = [int(a) for a in sys.argv[1:5]]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(*numbers))
