@@ -220,8 +220,11 @@ def test_a_store_of_the_first_schema_gains_its_keys_and_loses_nothing(store: Sto
     with store.engine.begin() as c:
         c.execute(sa.text("drop table key_usage"))
         c.execute(sa.text("drop table keys"))
+        for column in ("api", "backend", "finish", "queue_ms", "overhead_us", "trace"):
+            c.execute(sa.text(f"alter table exchanges drop column {column}"))
         c.execute(sa.text("update alembic_version set version_num = '0001'"))
     again = Store(store.root, database.connect(str(store.engine.url)))
     keys.add(again, "app")
     assert [k.name for k in keys.listed(again)] == ["app"] and len(again.assets()) == 1
+    assert "backend" in {c["name"] for c in sa.inspect(again.engine).get_columns("exchanges")}
     again.close()
