@@ -65,7 +65,8 @@ class WholeAnswer:
                 answer["pilothouse"] = decision(call.id, guarded.blocked, "")
                 headers[GUARD_HEADER] = guarded.blocked.detector
         choices = answer.get("choices") or [{}]
-        call.finish = choices[0].get("finish_reason") or ""
+        finish = choices[0].get("finish_reason")
+        call.finish = finish if isinstance(finish, str) else ""
         if call.keeps_text:
             call.answer += texts(answer, "message")
         out = msgspec.json.encode(self._dialect.whole(answer, call.asked, call.id))

@@ -144,7 +144,7 @@ class Calls:
             if self._fleet.shadowed:
                 asker.shadow(call, dialect.engine_path)
             await asker.ask(call, dialect.engine_path, answer)
-            answer.finish()
+            _finish(answer)
         except UpstreamFault as fault:
             status, code = (504, "engine_timeout") if fault.late else (502, "engine_failed")
             if reply.started and isinstance(answer, RelayedStream | StreamedAnswer):
@@ -228,6 +228,14 @@ class Calls:
                 self._recorder.record(call.exchange(status, now))
             except Exception:  # a record must never cost an answer
                 self._shared.own.add(0, sh.DROPPED)
+
+
+def _finish(answer: Answer) -> None:
+    """What stands in an answer is the engine's; where it is not what an answer is made of, the engine failed."""
+    try:
+        answer.finish()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as e:
+        raise UpstreamFault(f"the engine's answer is not one ({e!r})") from e
 
 
 _ASKS: dict[str, Iterable[str]] = {

@@ -17,6 +17,7 @@ from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 DONE = b"data: [DONE]\n\n"
+_DONE = (DONE, b"data:[DONE]\n\n")
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""
 EVENT_LIMIT = 4 << 20
@@ -90,6 +91,7 @@ class RelayedStream:
         self.begun, self.status, self.parts = False, 0, list[bytes]()
         self.kind = "application/json"
         self._rest, self._ended, self._crlf = b"", False, False
+        self._said = False
         self._upstream: Upstream | None = None
         self._wants_usage = bool((call.asked.get("stream_options") or {}).get("include_usage"))
 
@@ -116,7 +118,7 @@ class RelayedStream:
         if call.first is None or call.keeps_text or self._crlf or (b'"usage"' in data and _tells_usage(data)):
             data = self._read(data)
         call.pieces += data.count(b"\n\n")
-        if data.endswith(DONE):
+        if data.endswith(_DONE):
             self._ended = True
         if self._renamed is not None:
             new = self._renamed[1]
@@ -140,7 +142,7 @@ class RelayedStream:
             return
         if self._rest:
             raise UpstreamFault("the engine ended inside an event")
-        if not self.begun:
+        if not self._said:  # comments are no answer
             raise UpstreamFault("the engine ended its answer without an event")
         if not self._ended:
             self._reply.write(DONE)
@@ -180,6 +182,7 @@ class RelayedStream:
                 chunk = _any(payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
                 raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
+            self._said = True
             look(call, chunk)
             usage = chunk.get("usage")
             if isinstance(usage, dict):
@@ -214,4 +217,5 @@ def look(call: Call, chunk: dict[str, Any]) -> None:
 
 def texts(answer: dict[str, Any], where: str) -> list[str]:
     """The texts of an answer's choices."""
-    return [(c.get(where) or {}).get("content") or c.get("text") or "" for c in answer.get("choices") or []]
+    found = [(c.get(where) or {}).get("content") or c.get("text") for c in answer.get("choices") or []]
+    return [text if isinstance(text, str) else "" for text in found]
