@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._request, self._parts, self._size = Request(), [], 0
         self._head_size, self._untold, self._in_head, self._in_message = 0, 0, True, True
-        if not self.busy:
+        if not self.busy and not self.congested:
             self.deadline = monotonic() + _HEAD_S
 
     def on_url(self, url: bytes) -> None:
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._request
         self._in_head, self._told = False, self._told + _LINE
-        if not self.busy:
+        if not self.busy and not self.congested:
             self.deadline = monotonic() + _BODY_S
         headers = request.headers = {n.decode("latin-1").lower(): v.decode("latin-1") for n, v in request.raw_headers}
         request.method = self._parser.get_method().decode("ascii")
