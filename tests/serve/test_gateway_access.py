@@ -158,3 +158,15 @@ def test_a_gateway_whose_last_key_is_revoked_stays_closed_and_refusals_have_an_i
             assert (await f.get("/v1/models")).status == 401
 
     run(check())
+
+
+def test_anthropics_clients_find_the_requests_id_and_a_large_body_is_told_the_limit() -> None:
+    async def check() -> None:
+        async with front(hello, body_limit=2048) as f:
+            asked = {"model": "desk", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+            got = await f.post(asked, path="/v1/messages")
+            assert got.headers["request-id"] == got.headers["x-request-id"] != ""
+            got = await f.post(ask("x" * 5000))
+            assert got.status == 413 and "2 kB (serve.max_body_kb)" in got.json["error"]["message"]
+
+    run(check())

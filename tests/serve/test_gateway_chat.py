@@ -133,7 +133,7 @@ def test_models_health_and_metrics() -> None:
         (b"[" * 50_000, 400, "invalid_json", "JSON"),
         (b'{"model":"desk","messages":[{"role":"user","content":"\xff"}]}', 400, "invalid_json", "JSON"),
         ({"model": "other", "messages": [{"role": "user", "content": "x"}]}, 404, "model_not_found", "desk, desk-base"),
-        ({"messages": [{"role": "user", "content": "x"}]}, 404, "model_not_found", "None"),
+        ({"messages": [{"role": "user", "content": "x"}]}, 400, "invalid_request", "model"),
         ({"model": "desk"}, 400, "invalid_request", "messages"),
         ({"model": "desk", "messages": []}, 400, "invalid_request", "messages"),
         ({"model": "desk", "messages": ["x"]}, 400, "invalid_request", "messages[0]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,9 @@ class Serving:
         """The production front: guarded, keyed, recording exchanges, the console behind it on a unix socket."""
         self._drain_s = settings.drain_s
         keyring = self._keyring = Keyring(self.store, keys)
-        recorder = StoreRecorder(self.store, record_text=settings.record_text)
+        recorder = self._recorder = StoreRecorder(self.store, record_text=settings.record_text)
         self._spans = open_spans(record_text=settings.record_text, note=self._note)
-        self._slo, self._folder = slo, folder
+        self._slo, self._folder, self._settings = slo, folder, settings
         url, self._front = self._live.front(
             self._configured(settings),
             host=settings.host,
@@ -83,17 +84,28 @@ class Serving:
             seen=self._spans.add if self._spans is not None else None,
             proxy=console,
         )
+        free = not (settings.price.input or settings.price.output)
+        known = keyring.keys()
+        if free and any(key.budget is not None for key in known):
+            self._note("a key has a budget, but serve.price is 0: it will never be used up")
         keyring.attach(self._front.memory, lambda: self._live.configure(self._front, self._configured(self._settings)))
         return url
 
-    def reload(self, settings: Serve) -> None:
+    def reload(self, settings: Serve, slo: Slo) -> None:
         """New settings for requests from now on: keys, limits, admission, hedging, patience, certificates. Streams go
         on. What only a start can change (engines, host, port, processes) is left as it is, and said."""
-        fixed = ("engine", "options", "replicas", "backends", "host", "port", "public", "processes")
-        changed = [name for name in fixed if getattr(settings, name) != getattr(self._settings, name)]
+        changed = [name for name in _FIXED if getattr(settings, name) != getattr(self._settings, name)]
+        before, self._slo = self._slo, slo
+        try:
+            configured = self._configured(settings)
+        except UserError:
+            self._slo = before  # a mistake changes nothing
+            raise
         if changed:
             self._note(f"serve.{', serve.'.join(changed)}: changed, but only a new start will obey")
-        self._live.configure(self._front, self._configured(settings))
+        self._settings, self._drain_s = settings, settings.drain_s
+        self._recorder.keeps_text = settings.record_text
+        self._live.configure(self._front, configured)
 
     def stop(self) -> None:
         """Drain and end gateways and engines."""
@@ -106,7 +118,6 @@ class Serving:
     def _configured(self, settings: Serve) -> control.Configure:
         """What the gateway's processes are told."""
         assert self._keyring is not None
-        self._settings = settings
         asset = self.served.assets["policy"]
         return control.Configure(
             policy=self.store.read(asset, "policy.json"),
@@ -122,8 +133,7 @@ class Serving:
             next_s=settings.next_byte_s,
             traced=self._spans is not None,
             keeps_text=settings.record_text,
-            tls_cert=_file(self._folder, settings.tls_cert, "tls_cert"),
-            tls_key=_file(self._folder, settings.tls_key, "tls_key"),
+            **_certificate(self._folder, settings),
         )
 
     def _own(self, settings: Serve | None) -> Deployment:
@@ -165,9 +175,26 @@ class Serving:
                 {name: Route(None, self._prompt, f"{self.served.release}+{b.name}" if self.served.release else "")},
                 role=b.role,
                 weight=b.weight,
+                where=f"pilothouse.yaml: serve.backends.{b.name}",
             )
             for b in (settings.backends if settings else ())
         ]
+
+
+_FIXED = ("engine", "options", "needs", "replicas", "backends", "host", "port", "public", "processes", "keys_env")
+
+
+def _certificate(folder: Path, settings: Serve) -> dict[str, str]:
+    """Files of the certificate and its key, tried here so that a bad one is said before it is handed on."""
+    cert, key = _file(folder, settings.tls_cert, "tls_cert"), _file(folder, settings.tls_key, "tls_key")
+    if cert:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key or None, password="")
+        except (ssl.SSLError, OSError) as e:
+            what = f"{settings.tls_cert!r} and its key cannot be used ({getattr(e, 'reason', None) or e})"
+            fix = "Give a certificate chain and its key in PEM, the key without a password."
+            raise UserError(what, where="pilothouse.yaml: serve.tls_cert", fix=fix) from None
+    return {"tls_cert": cert, "tls_key": key}
 
 
 def _file(folder: Path, name: str | None, key: str) -> str:

@@ -39,10 +39,17 @@ class Deployment:
     replicas: int = 1
     role: Role = "serve"
     weight: float = 1.0
+    where: str = "pilothouse.yaml: serve"
+    """The section of the project that declares it; engines' errors name it."""
+
+    @property
+    def names(self) -> list[str]:
+        """One a replica: what figures, events and log folders call it."""
+        return [self.name] if self.replicas == 1 else [f"{self.name}-{i}" for i in range(self.replicas)]
 
     def knowledge(self) -> Engine:
         """The engine's own file."""
-        engine: Engine = registry.create("engines", self.engine, where="pilothouse.yaml: serve.engine")
+        engine: Engine = registry.create("engines", self.engine, where=f"{self.where}.engine")
         return engine
 
     def specs(self) -> list[EngineSpec]:
@@ -68,7 +75,7 @@ def member(deployment: Deployment, supervisor: Supervisor, place: int) -> Member
         for name, route in deployment.routes.items()
     }
     return Member(
-        name=deployment.name if deployment.replicas == 1 else f"{deployment.name}-{place}",
+        name=deployment.names[place],
         url=supervisor.url,
         engine=deployment.engine,
         key=supervisor.api_key,

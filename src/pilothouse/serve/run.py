@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
+from pilothouse.core.errors import UserError
 from pilothouse.serve.deployment import Deployment, member
 from pilothouse.serve.front import Front
 from pilothouse.serve.gateway import control
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _GAUGES_S = 1.0
+_SPARE_S = 5.0
+_AGAIN_S = 5.0
 
 
 class Live:
@@ -39,12 +42,17 @@ class Live:
         self._recorders = list[Recorder]()
         self._replicas: list[tuple[Deployment, Supervisor, int]] = []
         self._gauging: asyncio.Task[None] | None = None
+        self._later = list[asyncio.Task[None]]()
         alone = sum(d.replicas for d in deployments) == 1
         for deployment in deployments:
             engine = deployment.knowledge()
-            for place, spec in enumerate(deployment.specs()):
-                where = folder if alone else folder / f"{deployment.name}-{place}"
-                said = on_event if alone else _named(f"{deployment.name}-{place}", on_event)
+            try:
+                engine.can(deployment.spec)  # reads the options: a mistake in them is said before anything starts
+            except UserError as e:
+                raise _placed(e, deployment) from None
+            for place, (name, spec) in enumerate(zip(deployment.names, deployment.specs(), strict=True)):
+                where = folder if alone else folder / name
+                said = on_event if alone else _named(name, on_event)
                 supervisor = Supervisor(engine, spec, where, said, self._changed)
                 self._replicas.append((deployment, supervisor, place))
 
@@ -123,7 +131,8 @@ class Live:
         self._loop.close()
 
     async def _start(self) -> None:
-        starts = [asyncio.ensure_future(s.start()) for _, s, _ in self._replicas]
+        """All that share the traffic must start; a fallback or a shadow that cannot is tried again until it can."""
+        starts = [asyncio.ensure_future(_begin(d, s)) for d, s, _ in self._replicas if d.role == "serve"]
         try:
             await asyncio.gather(*starts)
         except BaseException:
@@ -131,9 +140,29 @@ class Live:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
             raise
+        spare = [(d, s) for d, s, _ in self._replicas if d.role != "serve"]
+        self._later = [asyncio.create_task(self._until_it_starts(d, s)) for d, s in spare]
+        if self._later:  # those that can are there from the first request on
+            await asyncio.wait(self._later, timeout=_SPARE_S)
         self._gauging = asyncio.create_task(self._gauge())
 
+    async def _until_it_starts(self, deployment: Deployment, supervisor: Supervisor) -> None:
+        said = ""
+        while True:
+            try:
+                return await _begin(deployment, supervisor)
+            except UserError as e:
+                supervisor.failure = e.line()
+                if supervisor.failure != said:
+                    said = supervisor.failure
+                    self._on_event(f"{deployment.name} ({deployment.role}) cannot be used yet: {said}")
+                self._changed()
+                await asyncio.sleep(_AGAIN_S)
+
     async def _stop(self, drain_s: float) -> None:
+        for task in self._later:
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
         if self._gauging is not None:
             self._gauging.cancel()
         await asyncio.gather(*(f.stop(drain_s) for f in self._fronts), *(g.stop(drain_s) for g in self._gateways))
@@ -169,6 +198,19 @@ class Live:
         except BaseException:
             future.cancel()
             raise
+
+
+async def _begin(deployment: Deployment, supervisor: Supervisor) -> None:
+    """Start; an error of a further engine names its own section of the project."""
+    try:
+        await supervisor.start()
+    except UserError as e:
+        raise _placed(e, deployment) from None
+
+
+def _placed(e: UserError, deployment: Deployment) -> UserError:
+    """The error with the section that declares this engine."""
+    return UserError(e.what, where=e.where.replace("pilothouse.yaml: serve.", f"{deployment.where}.", 1), fix=e.fix)
 
 
 def _url(scheme: str, host: str, port: int) -> str:

@@ -90,6 +90,8 @@ class Calls:
             raise ApiError(400, "invalid_request", "the body must be a JSON object")
         model = asked.get("model")
         serving = self._fleet.serving(model) if isinstance(model, str) else ()
+        if not serving and not isinstance(model, str):
+            raise ApiError(400, "invalid_request", "model: a name is required", param="model")
         if not serving:
             what = f"no model is called {model!r}; there are: {', '.join(self._fleet.models)}"
             raise ApiError(404, "model_not_found", what, param="model")

@@ -124,6 +124,8 @@ class Gateway:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         dialect = self._dialects.get(request.path)
+        if request.path == "/v1/messages":
+            reply.id_header = "request-id"  # where Anthropic's clients look for it
         try:
             if dialect is not None:
                 key = self._access.caller(request)

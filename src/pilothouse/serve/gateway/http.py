@@ -44,11 +44,12 @@ class Request:
 class Reply:
     """The answer to one request. `gone` is set when the client has left; writing then does nothing."""
 
-    __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "at", "request_id", "started", "status")
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "at", "id_header", "request_id", "started", "status")
 
     def __init__(self, connection: Connection, keep: bool, *, chunked: bool = True, bodiless: bool = False) -> None:
         self._connection, self._keep, self._chunked, self._bodiless = connection, keep, chunked, bodiless
         self.started, self.status, self.request_id, self.at = False, 0, "", 0.0
+        self.id_header = "x-request-id"
 
     @property
     def gone(self) -> bool:
@@ -106,7 +107,7 @@ class Reply:
     def _head(self, status: int, kind: str, headers: dict[str, str], length: bytes) -> bytes:
         self.started, self.status = True, status
         if self.request_id:
-            headers["x-request-id"] = self.request_id
+            headers[self.id_header] = headers["x-request-id"] = self.request_id
         if OVERHEAD_HEADER not in headers:  # whoever asked an engine has said it without the engine's part
             headers[OVERHEAD_HEADER] = str(int((monotonic() - self.at) * 1e6)) if self.at else "0"
         more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -318,7 +319,10 @@ class Connection(asyncio.Protocol):
             item = self._queue.popleft()
             if isinstance(item, int):
                 body = b'{"error":{"message":"%b","type":"invalid_request_error","code":null,"param":null}}'
-                Reply(self, False).send(item, body % _PHRASES[item])
+                said = _PHRASES[item]
+                if item == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    said += b": more than %d kB (serve.max_body_kb)" % (self._limit // 1024)
+                Reply(self, False).send(item, body % said)
                 self._linger()
                 return
             request, keep = item

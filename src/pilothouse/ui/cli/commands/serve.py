@@ -64,6 +64,14 @@ def serve_release(
     check_port(serve.host, bound)
     assets = {role: store.asset(release.digests[role]) for role in ("base", "adapter", "prompt", "policy")}
     progress = Terminal()
+    made: dict[str, object] = {"engine": serve.engine, "options": serve.options}
+    made |= {"context": declared.use.context, "streams": declared.use.streams}
+    for key, value in made.items():
+        if release.serving.get(key) != value:
+            at = f"serve.{key}" if key in ("engine", "options") else f"use.{key}"
+            progress.note(
+                f"{at} is now {value!r}, but this release was made with {release.serving.get(key)!r}: ship again"
+            )
     stop, again = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
     scheme = "https" if serve.tls_cert else "http"
     with ConsoleProcess(store, f"{scheme}://{serve.host}:{bound}/metrics") as console:
@@ -119,7 +127,8 @@ def _reload(declared: Project, serving: Serving, note: Callable[[str], None]) ->
     from pilothouse.core.project import load_project
 
     try:
-        serving.reload(load_project(declared.folder).serve)
+        now = load_project(declared.folder)
+        serving.reload(now.serve, now.use.slo)
         note("settings read again: they count for requests from now on")
     except UserError as e:
         note(f"settings not changed: {e.line()}")
