@@ -208,6 +208,20 @@ def test_tls_is_spoken_and_a_renewed_certificate_serves_new_connections(tmp_path
     run(check())
 
 
+def test_a_key_is_revoked_although_the_certificate_cannot_be_read_just_now(tmp_path: Path) -> None:
+    async def check() -> None:
+        broken = tmp_path / "broken.pem"
+        broken.write_text("half a certificate")
+        async with scene(1, control.Configure(keys=(key(),))) as s:
+            assert (await s.post(ask())).status == 200
+            other = Key("other", digest("else"), 1)
+            s.front.configure(control.Configure(keys=(other,), tls_cert=str(broken)))
+            await asyncio.sleep(0.3)
+            assert (await s.post(ask())).status == 401
+
+    run(check())
+
+
 def test_a_port_taken_or_a_public_address_without_keys_is_one_line() -> None:
     async def check() -> None:
         async with scene(1, control.Configure()) as s:

@@ -74,8 +74,9 @@ class Serving:
         recorder = self._recorder = StoreRecorder(self.store, record_text=settings.record_text)
         self._spans = open_spans(record_text=settings.record_text, note=self._note)
         self._slo, self._folder, self._settings = slo, folder, settings
+        self._tls = _certificate(folder, settings)
         url, self._front = self._live.front(
-            self._configured(settings),
+            self._configured(),
             host=settings.host,
             port=port,
             public=settings.public,
@@ -88,24 +89,19 @@ class Serving:
         known = keyring.keys()
         if free and any(key.budget is not None for key in known):
             self._note("a key has a budget, but serve.price is 0: it will never be used up")
-        keyring.attach(self._front.memory, lambda: self._live.configure(self._front, self._configured(self._settings)))
+        keyring.attach(self._front.memory, lambda: self._live.configure(self._front, self._configured()))
         return url
 
     def reload(self, settings: Serve, slo: Slo) -> None:
         """New settings for requests from now on: keys, limits, admission, hedging, patience, certificates. Streams go
         on. What only a start can change (engines, host, port, processes) is left as it is, and said."""
+        tls = _certificate(self._folder, settings)  # a mistake in it changes nothing
         changed = [name for name in _FIXED if getattr(settings, name) != getattr(self._settings, name)]
-        before, self._slo = self._slo, slo
-        try:
-            configured = self._configured(settings)
-        except UserError:
-            self._slo = before  # a mistake changes nothing
-            raise
         if changed:
             self._note(f"serve.{', serve.'.join(changed)}: changed, but only a new start will obey")
-        self._settings, self._drain_s = settings, settings.drain_s
+        self._settings, self._slo, self._tls, self._drain_s = settings, slo, tls, settings.drain_s
         self._recorder.keeps_text = settings.record_text
-        self._live.configure(self._front, configured)
+        self._live.configure(self._front, self._configured())
 
     def stop(self) -> None:
         """Drain and end gateways and engines."""
@@ -115,9 +111,10 @@ class Serving:
         if self._spans is not None:
             self._spans.close()
 
-    def _configured(self, settings: Serve) -> control.Configure:
+    def _configured(self) -> control.Configure:
         """What the gateway's processes are told."""
         assert self._keyring is not None
+        settings = self._settings
         asset = self.served.assets["policy"]
         return control.Configure(
             policy=self.store.read(asset, "policy.json"),
@@ -133,7 +130,7 @@ class Serving:
             next_s=settings.next_byte_s,
             traced=self._spans is not None,
             keeps_text=settings.record_text,
-            **_certificate(self._folder, settings),
+            **self._tls,
         )
 
     def _own(self, settings: Serve | None) -> Deployment:

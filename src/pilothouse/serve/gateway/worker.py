@@ -145,12 +145,12 @@ class Worker:
             patience=Patience(said.first_s, said.next_s),
             traced=said.traced,
         )
-        if said.tls_cert:
+        if self._gateway is not None:
+            self._gateway.configure(self._settings)
+        if said.tls_cert:  # last: a certificate that is being written must not keep a revoked key alive
             if self._tls is None:
                 self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._tls.load_cert_chain(said.tls_cert, said.tls_key or None)  # a renewed one serves new connections
-        if self._gateway is not None:
-            self._gateway.configure(self._settings)
 
     async def _listen(self, said: control.Listen) -> None:
         assert self._channel is not None
