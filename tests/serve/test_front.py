@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from pilothouse.core.digest import of_secret
 from pilothouse.core.errors import UserError
 from pilothouse.core.project.schema import Guard, Rule
 from pilothouse.serve.deployment import Route
 from pilothouse.serve.front import Front
 from pilothouse.serve.gateway import control
-from pilothouse.serve.gateway.limits import Key, digest
+from pilothouse.serve.gateway.limits import Key
 from tests.serve.scripted import Answer, Engine, Kept, Wire, ask, parse, run, streamed, whole
 
 CHAT = "/v1/chat/completions"
@@ -70,7 +71,7 @@ class Scene:
 
 
 def key(**limits: Any) -> Key:
-    return Key("app", digest("s3"), 0, 5, **limits)
+    return Key("app", of_secret("s3"), 0, 5, **limits)
 
 
 @asynccontextmanager
@@ -137,7 +138,7 @@ def test_new_settings_count_at_once_and_drop_no_stream(tmp_path: Path) -> None:
             streams = [asyncio.ensure_future(s.post(ask("long", stream=True))) for _ in range(4)]
             await until(lambda: len(s.engine.requests) == 4)
             policy = Guard(rules=(Rule(detector="banned", options={"terms": ["refund"]}),), refusal="No.")
-            renewed = Key("app", digest("new"), 0, 5)
+            renewed = Key("app", of_secret("new"), 0, 5)
             rules, folder = policy.model_dump_json().encode(), str(tmp_path)
             s.front.configure(control.Configure(keys=(renewed,), policy=rules, policy_folder=folder, keeps_text=True))
             await asyncio.sleep(0.3)
@@ -214,7 +215,7 @@ def test_a_key_is_revoked_although_the_certificate_cannot_be_read_just_now(tmp_p
         broken.write_text("half a certificate")
         async with scene(1, control.Configure(keys=(key(),))) as s:
             assert (await s.post(ask())).status == 200
-            other = Key("other", digest("else"), 1)
+            other = Key("other", of_secret("else"), 1)
             s.front.configure(control.Configure(keys=(other,), tls_cert=str(broken)))
             await asyncio.sleep(0.3)
             assert (await s.post(ask())).status == 401

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilothouse.core.digest import of_secret
 from pilothouse.serve.gateway import limits as limits_module
 from pilothouse.serve.gateway import shared as sh
 from pilothouse.serve.gateway.errors import ApiError
-from pilothouse.serve.gateway.limits import Key, Limits, Price, digest
+from pilothouse.serve.gateway.limits import Key, Limits, Price
 from pilothouse.serve.gateway.shared import Shared
 from tests.serve.scripted import Wire, ask, front, run, streamed, whole
 
 
 def key(row: int = 0, **limits: Any) -> Key:
-    return Key("app", digest("secret"), row, 7, **limits)
+    return Key("app", of_secret("secret"), row, 7, **limits)
 
 
 class Clock:
@@ -164,7 +165,7 @@ def test_through_the_gateway_a_limit_is_429_in_the_callers_form_and_usage_is_vis
 
     async def check() -> None:
         async with front(script, price=Price(10.0, 20.0)) as f:
-            k = Key("app", digest("s3"), 0, requests_per_minute=2, models=("desk",), budget=5.0)
+            k = Key("app", of_secret("s3"), 0, requests_per_minute=2, models=("desk",), budget=5.0)
             f.gateway.configure(type(f.gateway.settings)(keys=(k,), price=Price(10.0, 20.0)))
             bearer = "Authorization: Bearer s3\r\n"
             assert (await f.post(ask(), headers=bearer)).status == 200

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from pilothouse.core.digest import of_secret
 from pilothouse.core.errors import UserError
 from pilothouse.core.redact import mask
 from pilothouse.store import keys, schema
@@ -36,8 +37,8 @@ def test_a_secret_is_random_shown_once_and_kept_only_as_its_digest(store: Store)
     key, secret = keys.add(store, "app")
     other, second = keys.add(store, "desk")
     assert re.fullmatch(r"ph-[A-Za-z0-9_-]{43}", secret) and secret != second
-    assert key.digest == hashlib.sha256(secret.encode()).hexdigest() == keys.digest_of(secret) != other.digest
-    assert len(keys.digest_of(b"\xff\xfe".decode(errors="surrogateescape"))) == 64  # a header of any bytes
+    assert key.digest == hashlib.sha256(secret.encode()).hexdigest() == of_secret(secret) != other.digest
+    assert len(of_secret(b"\xff\xfe".decode(errors="surrogateescape"))) == 64  # a header of any bytes
     assert key.shown == f"{secret[:7]}…" and keys.listed(store) == [key, other]
     keys.change(store, "app", budget=5.0)
     keys.revoke(store, "desk")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pilothouse.core.digest import of_secret
 from pilothouse.core.errors import UserError
 from pilothouse.store import keys
 from pilothouse.store.keys import Usage
@@ -32,7 +33,7 @@ def test_add_prints_the_secret_alone_on_stdout_and_what_it_may_beside(store: Sto
     assert done.exit_code == 0
     (secret,) = done.stdout.splitlines()
     (key,) = keys.listed(store)
-    assert keys.digest_of(secret) == key.digest and secret not in done.stderr
+    assert of_secret(secret) == key.digest and secret not in done.stderr
     assert (key.requests_per_minute, key.budget, key.models) == (60, 12.5, ("airline", "base"))
     assert "60 req/min, 12.5 a month, only airline, base" in done.stderr and "this once" in done.stderr
     listed = run(store, "list").output + json.dumps(said(store, "list", "--all"))
@@ -41,7 +42,7 @@ def test_add_prints_the_secret_alone_on_stdout_and_what_it_may_beside(store: Sto
 
 def test_json_has_the_secret_of_a_new_key_and_never_a_digest(store: Store) -> None:
     made = said(store, "add", "app", "--expires-days", "0.5")
-    assert keys.digest_of(made["secret"]) == keys.listed(store)[0].digest and "digest" not in made["key"]
+    assert of_secret(made["secret"]) == keys.listed(store)[0].digest and "digest" not in made["key"]
     assert made["key"]["expires"] == pytest.approx(time.time() + 43_200, abs=60) and made["key"]["state"] == "live"
     for args in (["change", "app", "--concurrency", "2"], ["list"], ["revoke", "app"], ["list", "--all"]):
         assert "digest" not in run(store, *args, "--json").stdout

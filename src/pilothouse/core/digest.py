@@ -14,6 +14,11 @@ def of_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def of_secret(secret: str) -> str:
+    """sha256 of a secret, hexadecimal: what is kept of it, and looked up. Whatever bytes a caller sent in a header."""
+    return of_bytes(secret.encode("utf-8", "surrogateescape"))
+
+
 def of_file(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal, in constant memory."""
     with path.open("rb") as f:

@@ -21,6 +21,7 @@ from pilothouse.store import keys as stored
 from pilothouse.store.store import Store
 
 _LOOK_S = 1.0
+_NOTHING = [0.0] * len(sh.KEY_COLUMNS)
 
 
 class Keyring:
@@ -82,7 +83,7 @@ class Keyring:
         rows, written = [], dict[int, list[float]]()
         for key, row in list(self._rows.items()):
             now = self._memory.keys.sums(row)
-            before = self._written.get(key, [0.0] * len(now))
+            before = self._written.get(key, _NOTHING)
             new = {name: a - b for name, a, b in zip(sh.KEY_COLUMNS, now, before, strict=True) if name != "running"}
             if any(new.values()):
                 cost = new.pop("cost")
@@ -98,5 +99,5 @@ class Keyring:
         if self._memory is not None:
             self._since = stored.month()
             for key, row in list(self._rows.items()):
-                spent = stored.spent(self._store, key) - self._written.get(key, [0.0] * 6)[sh.COST]
+                spent = stored.spent(self._store, key) - self._written.get(key, _NOTHING)[sh.COST]
                 self._memory.buckets.set(row, sh.B_SPENT, spent)

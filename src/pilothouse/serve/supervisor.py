@@ -18,7 +18,7 @@ import msgspec
 from pilothouse.core.client import chat
 from pilothouse.core.errors import UserError
 from pilothouse.core.records import Endpoint
-from pilothouse.core.wire import Pool, exchange, target
+from pilothouse.core.wire import Pool, Raw, exchange, target
 from pilothouse.serve import orphans, warden
 from pilothouse.serve.base import Engine, EngineSpec, Gauges, Launch
 from pilothouse.serve.ports import free_port
@@ -62,10 +62,6 @@ class Supervisor:
     def alias(self) -> str:
         """The model name that the engine itself knows."""
         return self.spec.alias
-
-    def fields(self, adapter: str | None) -> dict[str, Any]:
-        """Body fields that choose an adapter."""
-        return self.engine.fields(adapter, self.spec)
 
     async def start(self) -> None:
         """Start and wait for the first real answer; UserError with the engine's own reason when it cannot."""
@@ -122,13 +118,20 @@ class Supervisor:
         self.on_change()
 
     async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
-        to, content = target(self.url), msgspec.json.encode(body)
-        head = f"POST {to.path}{path} HTTP/1.1\r\nHost: {to.authority}\r\nContent-Type: application/json\r\n"
-        head += f"Authorization: Bearer {self.api_key}\r\nContent-Length: {len(content)}\r\n\r\n"
-        pool = Pool(to)
-        raw = await exchange(pool, head.encode() + content, timeout_s=120)
-        pool.close()
+        raw = await self._ask("POST", self.url + path, msgspec.json.encode(body), timeout_s=120)
         return raw.status or 599, raw.error or raw.body[:300].decode("utf-8", "replace")
+
+    async def _ask(self, method: str, url: str, content: bytes = b"", *, timeout_s: float) -> Raw:
+        """One request to the engine, with its key, on a connection of its own."""
+        to = target(url)
+        head = f"{method} {to.path} HTTP/1.1\r\nHost: {to.authority}\r\nContent-Length: {len(content)}\r\n"
+        head += f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
+        head += "Content-Type: application/json\r\n\r\n"
+        pool = Pool(to)
+        try:
+            return await exchange(pool, head.encode() + content, timeout_s=timeout_s)
+        finally:
+            pool.close()
 
     async def _launch(self) -> None:
         launch = self.engine.launch(self.spec, free_port())
@@ -243,16 +246,7 @@ class Supervisor:
                     os.kill(self.pid, signal.SIGKILL)
 
     async def _figures(self) -> str | None:
-        at = self._metrics if "://" in self._metrics else ""
-        if not at:
-            return None
-        base, _, path = at.partition("://")[2].partition("/")
-        to = target(f"http://{base}")
-        key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
-        pool = Pool(to)
-        request = f"GET /{path} HTTP/1.1\r\nHost: {to.authority}\r\n{key}\r\n".encode()
-        raw = await exchange(pool, request, timeout_s=10)
-        pool.close()
+        raw = await self._ask("GET", self._metrics, timeout_s=10)
         return raw.body.decode("utf-8", "replace") if raw.status == 200 else None
 
     async def _end(self, drain_s: float) -> None:

@@ -8,7 +8,6 @@ in the currency of the prices that the gateway counts with.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 import re
 import secrets
@@ -20,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pilothouse.core.digest import of_secret
 from pilothouse.core.errors import UserError
 from pilothouse.store import schema
 from pilothouse.store.store import Store
@@ -83,11 +83,6 @@ class Usage(msgspec.Struct, frozen=True):
     seen: float | None = None
 
 
-def digest_of(secret: str) -> str:
-    """What the store keeps of a secret, and what the gateway looks up (whatever bytes a caller sent)."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def add(store: Store, name: str, **limits: Unpack[Limits]) -> tuple[Key, str]:
     """A new key and its secret, which is nowhere else and cannot be had again."""
     if not _NAME.fullmatch(name):
@@ -96,7 +91,7 @@ def add(store: Store, name: str, **limits: Unpack[Limits]) -> tuple[Key, str]:
         )
     values = _checked(limits)
     secret = PREFIX + secrets.token_urlsafe(32)
-    row = {"name": name, "digest": digest_of(secret), "shown": f"{secret[:7]}…", "created": time.time(), "changes": 1}
+    row = {"name": name, "digest": of_secret(secret), "shown": f"{secret[:7]}…", "created": time.time(), "changes": 1}
     try:
         with store.engine.begin() as c:
             c.execute(sa.insert(schema.keys).values({"models": b"[]", **row, **values}))

@@ -17,14 +17,13 @@ from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.guarded import GuardedAnswer
 from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply
-from pilothouse.serve.gateway.relay import EVENT_LIMIT, look, texts
+from pilothouse.serve.gateway.relay import EVENT_LIMIT, decode, hold, look, texts
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
 if TYPE_CHECKING:
     from pilothouse.guard.policy import Policy
 
 GUARD_HEADER = "x-pilothouse-guard"
-_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class WholeAnswer:
@@ -52,10 +51,8 @@ class WholeAnswer:
             error = engine_error(self._dialect, self.status, body, call.id)
             self._reply.send(self.status, error, **{OVERHEAD_HEADER: call.overhead()})
             return
-        answer = self._dialect.lift(_decode(body), streamed=False)
-        usage = answer.get("usage")
-        if isinstance(usage, dict):
-            call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        answer = self._dialect.lift(decode(body), streamed=False)
+        call.counted(answer)
         headers: dict[str, str] = {}
         if self._policy is not None:
             guarded = GuardedAnswer(self._policy, stops(call))
@@ -112,9 +109,7 @@ class StreamedAnswer:
             assert self._upstream is not None
             self._upstream.stop()
         elif self._reply.congested and self._upstream is not None:
-            upstream = self._upstream
-            upstream.pause(True)
-            self._reply.when_writable(lambda: upstream.pause(False))
+            hold(self._reply, self._upstream)
 
     def finish(self) -> None:
         """The engine has ended its answer."""
@@ -163,14 +158,12 @@ class StreamedAnswer:
             return self._tail() + self._out.end()
         if data == b"null":  # llama.cpp begins the streamed completions of several prompts so
             return b""
-        chunk = _decode(data)
+        chunk = decode(data)
         if "error" in chunk:
             self._ended = True
             return self._out.fail("engine_failed", _message(chunk))
         chunk = self._dialect.lift(chunk, streamed=True)
-        usage = chunk.get("usage")
-        if isinstance(usage, dict):
-            self._call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        self._call.counted(chunk)
         self._last = chunk
         if self._guarded is not None:
             send = self._guarded.chunk(chunk)
@@ -247,10 +240,3 @@ def _message(said: dict[str, Any]) -> str:
     error = said.get("error")
     found = error.get("message") if isinstance(error, dict) else error
     return str(found or said.get("message") or said.get("detail") or "the engine gives no reason")
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    try:
-        return _any(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None

@@ -206,7 +206,7 @@ class Asker:
 
     async def _ready(self, deadline: float) -> None:
         """Wait for an engine: a restart is waited for a while, then it is 503."""
-        if any(m.ready for m in self._fleet.members if m.role != "shadow"):
+        if self._fleet.any_ready():
             raise ApiError(503, "engine_unavailable", "every engine keeps failing; they are let rest", retry_after_s=1)
         left = deadline - monotonic()
         if left <= 0 or not await self._fleet.changed(left):

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from time import time
 from urllib.parse import urlsplit
 
+from pilothouse.core.digest import of_secret
 from pilothouse.serve.gateway import shared as sh
 from pilothouse.serve.gateway.errors import ApiError
 from pilothouse.serve.gateway.http import Request
-from pilothouse.serve.gateway.limits import Key, digest
+from pilothouse.serve.gateway.limits import Key
 
 _LATELY = 1024
 NOBODY = Key(name="", digest="", row=sh.KEYS - 1)
@@ -71,13 +72,13 @@ class Access:
             self.caller(request)
 
     def _known(self, secret: str) -> Key | None:
-        key = self._keys.get(digest(secret)) if secret else None
+        key = self._keys.get(of_secret(secret)) if secret else None
         return key if key is None or key.expires is None or key.expires > time() else None
 
 
 def plain_keys(pairs: Mapping[str, str], first_row: int = 0) -> list[Key]:
     """Keys without limits from name → secret pairs (an environment variable), in memory's rows from `first_row` on."""
-    return [Key(name=n, digest=digest(s), row=first_row + i) for i, (n, s) in enumerate(pairs.items())]
+    return [Key(name=n, digest=of_secret(s), row=first_row + i) for i, (n, s) in enumerate(pairs.items())]
 
 
 def loopback(host: str) -> bool:

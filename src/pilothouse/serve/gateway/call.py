@@ -38,7 +38,7 @@ class Call:
     backend = release = finish = session = trace = span = ""
 
     def __init__(self, api: str, asked: dict[str, Any], key: Key, began: float) -> None:
-        self.id = f"req_{getrandbits(80):020x}"
+        self.id = new_id()
         self.api, self.asked, self.key, self.began = api, asked, key, began
         self.body: dict[str, Any] = asked
         self.model: str = asked["model"]
@@ -52,6 +52,14 @@ class Call:
         if self.tokens_out is not None and completion is not None and self.several:
             completion += self.tokens_out
         self.tokens_in, self.tokens_out = prompt, completion
+
+    def counted(self, said: dict[str, Any]) -> bool:
+        """Take the usage out of an answer or a chunk; False when it has none."""
+        usage = said.get("usage")
+        if not isinstance(usage, dict):
+            return False
+        self.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        return True
 
     def used(self) -> tuple[int, int]:
         """What the caller has used: as the engine counted; where a client left before the count, as much as went out.
@@ -129,6 +137,11 @@ class Call:
     def _texts(self) -> list[Any] | None:
         found = self.body.get("messages", self.body.get("prompt", self.body.get("input")))
         return found if isinstance(found, list) else [found]
+
+
+def new_id() -> str:
+    """An id for a request, made without asking the kernel."""
+    return f"req_{getrandbits(80):020x}"
 
 
 def _count(said: Any) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from random import getrandbits
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,11 @@ from pilothouse.core import registry
 from pilothouse.core.errors import UserError
 from pilothouse.serve.gateway import shared as sh
 from pilothouse.serve.gateway.auth import Access, loopback
+from pilothouse.serve.gateway.call import new_id
 from pilothouse.serve.gateway.calls import Calls
 from pilothouse.serve.gateway.dialect import Dialect
 from pilothouse.serve.gateway.errors import ApiError
-from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Connection, Reply, Request
+from pilothouse.serve.gateway.http import Connection, Reply, Request
 from pilothouse.serve.gateway.limits import Key
 from pilothouse.serve.gateway.metrics import Metrics
 from pilothouse.serve.gateway.proxy import pass_on
@@ -134,26 +134,23 @@ class Gateway:
             else:
                 await self._route(request, reply)
         except ApiError as e:
-            if reply.started:
-                reply.cut()
-                return
-            if not reply.request_id:  # no call was made of it
-                self.metrics.request(sh.MODELS - 1, e.status)
-                reply.request_id = f"req_{getrandbits(80):020x}"
-            body = dialect.error(e, reply.request_id) if dialect is not None else e.encoded()
-            overhead = str(int((monotonic() - request.at) * 1e6))
-            reply.send(e.status, body, **{OVERHEAD_HEADER: overhead}, **e.headers)
+            self._say(e, dialect, reply)
         except RecursionError:
-            if reply.started:
-                reply.cut()
-            else:
-                reply.send(400, ApiError(400, "invalid_request", "the body is nested too deeply").encoded())
+            self._say(ApiError(400, "invalid_request", "the body is nested too deeply"), dialect, reply)
         except Exception as e:
-            if reply.started:
-                reply.cut()
-            else:
-                reply.send(500, ApiError(500, "internal_error", f"the gateway failed ({type(e).__name__})").encoded())
+            self._say(ApiError(500, "internal_error", f"the gateway failed ({type(e).__name__})"), dialect, reply)
             raise
+
+    def _say(self, error: ApiError, dialect: Dialect | None, reply: Reply) -> None:
+        """An error in the form that was asked in; behind an answer that has begun only its end can say so."""
+        if reply.started:
+            reply.cut()
+            return
+        if not reply.request_id:  # no call was made of it
+            self.metrics.request(sh.MODELS - 1, error.status)
+            reply.request_id = new_id()
+        body = dialect.error(error, reply.request_id) if dialect is not None else error.encoded()
+        reply.send(error.status, body, **error.headers)
 
     async def _route(self, request: Request, reply: Reply) -> None:
         path = request.path
@@ -198,7 +195,7 @@ class Gateway:
 
     def _health(self, reply: Reply) -> None:
         members = [m for m in self.fleet.members if m.role != "shadow"]
-        ready = any(m.ready for m in members)
+        ready = self.fleet.any_ready()
         body: dict[str, Any] = {"status": "ok" if ready else "unavailable", "models": self.fleet.models}
         body["engine"] = {"ready": ready, "restarts": sum(m.restarts for m in members)}
         failure = next((m.failure for m in members if m.failure and not m.ready), "")

@@ -42,7 +42,7 @@ class Request:
 
 
 class Reply:
-    """The answer to one request. `gone` is set when the client has left; writing then does nothing."""
+    """The answer to one request. When the client has left, writing does nothing."""
 
     __slots__ = ("_bodiless", "_chunked", "_connection", "_keep", "at", "id_header", "request_id", "started", "status")
 
@@ -50,11 +50,6 @@ class Reply:
         self._connection, self._keep, self._chunked, self._bodiless = connection, keep, chunked, bodiless
         self.started, self.status, self.request_id, self.at = False, 0, "", 0.0
         self.id_header = "x-request-id"
-
-    @property
-    def gone(self) -> bool:
-        """Has the client left?"""
-        return self._connection.transport is None
 
     def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
         """A whole answer."""

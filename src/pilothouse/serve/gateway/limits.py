@@ -7,7 +7,6 @@ max_tokens) and corrected when the engine has counted.
 
 from __future__ import annotations
 
-from hashlib import sha256
 from math import ceil
 from time import monotonic
 
@@ -48,11 +47,6 @@ class Price(msgspec.Struct, frozen=True):
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Of one exchange."""
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
-
-
-def digest(secret: str) -> str:
-    """What is kept of a secret."""
-    return sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Limits:

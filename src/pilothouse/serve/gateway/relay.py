@@ -7,16 +7,17 @@ engine's. Opened are only the first events (until a token is seen), those with u
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from pilothouse.serve.gateway.call import Call
+from pilothouse.serve.gateway.dialects._events import DONE, broken
 from pilothouse.serve.gateway.http import OVERHEAD_HEADER, Reply
 from pilothouse.serve.gateway.upstream import Upstream, UpstreamFault
 
-DONE = b"data: [DONE]\n\n"
 _DONE = (DONE, b"data:[DONE]\n\n")
 KEPT = 16_384
 """Pieces of an answer whose text is kept."""
@@ -37,6 +38,7 @@ class _Whole(msgspec.Struct):
     choices: list[_Choice] = []
 
 
+T = TypeVar("T")
 Renamed = tuple[re.Pattern[bytes], bytes]
 """What stands in the engine's JSON for its own name of the model, and what is to stand there."""
 _whole = msgspec.json.Decoder(_Whole).decode
@@ -67,16 +69,13 @@ class RelayedAnswer:
         """All is there."""
         body, call = b"".join(self.parts), self._call
         if self.status == 200:
-            try:
-                seen = _whole(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-                raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
+            seen = _decoded(_whole, body)
             if seen.usage is not None:
                 call.usage(seen.usage.prompt_tokens, seen.usage.completion_tokens)
             if seen.choices:
                 call.finish = seen.choices[0].finish_reason or ""
             if call.keeps_text:
-                call.answer += texts(_any(body), "message")
+                call.answer += texts(decode(body), "message")
             if self._renamed is not None:
                 new = self._renamed[1]
                 body = self._renamed[0].sub(lambda _: new, body, 1)
@@ -131,9 +130,7 @@ class RelayedStream:
         self._reply.write(data)
         call.last = monotonic()
         if self._reply.congested and self._upstream is not None:
-            upstream = self._upstream
-            upstream.pause(True)
-            self._reply.when_writable(lambda: upstream.pause(False))
+            hold(self._reply, self._upstream)
 
     def finish(self) -> None:
         """The engine has ended its answer."""
@@ -150,8 +147,7 @@ class RelayedStream:
 
     def fail(self, code: str, message: str) -> None:
         """The engine broke off: say so inside the stream, and do not end it as if it were whole."""
-        error = {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
-        self._reply.write(b"data: %b\n\n" % msgspec.json.encode(error))
+        self._reply.write(broken(code, message))
         self._reply.end()
         self._reply.cut()
 
@@ -178,20 +174,14 @@ class RelayedStream:
             if not payload.startswith(b"{"):
                 kept.append(event)
                 continue
-            try:
-                chunk = _any(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-                raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
+            chunk = decode(payload)
             self._said = True
             look(call, chunk)
-            usage = chunk.get("usage")
-            if isinstance(usage, dict):
-                call.usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
-                if not self._wants_usage:
-                    if not chunk.get("choices"):
-                        continue
-                    del chunk["usage"]
-                    event = b"data: " + msgspec.json.encode(chunk)
+            if call.counted(chunk) and not self._wants_usage:
+                if not chunk.get("choices"):
+                    continue
+                del chunk["usage"]
+                event = b"data: " + msgspec.json.encode(chunk)
             kept.append(event)
         return b"\n\n".join(kept)
 
@@ -199,6 +189,24 @@ class RelayedStream:
 def _tells_usage(data: bytes) -> bool:
     """Is it more than the `null` that some engines put into every chunk?"""
     return b'"usage":{' in data or b'"usage": {' in data
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """An object that an engine said, from JSON; UpstreamFault when it is none."""
+    return _decoded(_any, data)
+
+
+def _decoded(how: Callable[[bytes], T], data: bytes) -> T:
+    try:
+        return how(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise UpstreamFault(f"the engine's answer is not valid JSON ({e})") from None
+
+
+def hold(reply: Reply, upstream: Upstream) -> None:
+    """The client reads more slowly than the engine writes: the engine waits until it has caught up."""
+    upstream.pause(True)
+    reply.when_writable(lambda: upstream.pause(False))
 
 
 def look(call: Call, chunk: dict[str, Any]) -> None:
