@@ -8,14 +8,8 @@ from msgspec import Meta, Struct
 
 from pilothouse.serve.gateway.dialects._shape import (
     Alternatives,
-    Answers,
     Name,
-    Penalty,
-    Seed,
-    Share,
-    Stops,
-    StreamOptions,
-    Temperature,
+    Sampling,
     Tokens,
     needs_schema,
 )
@@ -165,30 +159,17 @@ class AsStructure(Struct, tag_field="type", tag="structural_tag"):
 Message = System | Developer | User | Assistant | Tool | Function
 
 
-class ChatRequest(Struct, kw_only=True):
+class ChatRequest(Sampling, kw_only=True):
     """A request for a chat answer."""
 
-    model: Name
     messages: Annotated[list[Message], Meta(min_length=1)]
     tools: list[ToolDefinition] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChooseFunction | ChooseAmong | None = None
     parallel_tool_calls: bool | None = None
     response_format: AsText | AsJson | AsSchema | AsStructure | None = None
-    n: Answers | None = None
-    max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
-    stop: Stops = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
-    seed: Seed | None = None
-    user: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
 
 RULES: dict[str, list[dict[str, Any]]] = {

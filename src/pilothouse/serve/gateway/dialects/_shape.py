@@ -33,6 +33,24 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class Sampling(msgspec.Struct, kw_only=True):
+    """What chat and the older completions take alike."""
+
+    model: Name
+    n: Answers | None = None
+    max_tokens: Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: Stops = None
+    seed: Seed | None = None
+    user: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
 def convert(value: Any, shape: type[T], where: str = "") -> T:
     """The value in its shape; ApiError(400) names the field that does not fit. `where`: what `value` itself is."""
     try:

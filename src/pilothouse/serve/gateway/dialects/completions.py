@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from pilothouse.serve.gateway.dialect import Place
 from pilothouse.serve.gateway.dialects._events import DONE, broken, event, identity
 from pilothouse.serve.gateway.dialects._logprobs import to_chat, to_legacy
 from pilothouse.serve.gateway.dialects._shape import (
     Alternatives,
-    Answers,
-    Name,
-    Penalty,
-    Seed,
-    Share,
-    Stops,
-    StreamOptions,
-    Temperature,
-    Tokens,
+    Sampling,
     convert,
     needs,
     needs_schema,
@@ -29,27 +21,14 @@ from pilothouse.serve.gateway.dialects._tokens import PROMPT_SCHEMA, kind_of
 from pilothouse.serve.gateway.errors import ApiError
 
 
-class CompletionRequest(Struct, kw_only=True):
+class CompletionRequest(Sampling, kw_only=True):
     """A prompt to continue."""
 
-    model: Name
     prompt: Annotated[Any, Meta(extra_json_schema=PROMPT_SCHEMA)]
     suffix: str | None = None
     echo: bool | None = None
     best_of: Annotated[int | None, Meta(extra_json_schema={"enum": [1, None]})] = None
-    n: Answers | None = None
-    max_tokens: Tokens | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
-    stop: Stops = None
     logprobs: Alternatives | None = None
-    seed: Seed | None = None
-    user: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
 
 RULES = {"CompletionRequest": [needs_schema("stream_options", "stream")]}
