@@ -63,6 +63,10 @@ class Supervisor:
         """The model name that the engine itself knows."""
         return self.spec.alias
 
+    def fields(self, adapter: str | None) -> dict[str, Any]:
+        """Body fields that choose an adapter, for who asks the engine itself."""
+        return self.engine.fields(adapter, self.spec)
+
     async def start(self) -> None:
         """Start and wait for the first real answer; UserError with the engine's own reason when it cannot."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +178,7 @@ class Supervisor:
     async def _answers(self, launch: Launch) -> None:
         """Until one token has been generated: a health page alone does not prove that it can."""
         endpoint = Endpoint(launch.url, self.spec.alias, launch.api_key)
-        body = self.engine.rewrite({**self.engine.fields(None, self.spec)})
+        body = self.engine.rewrite({**self.fields(None)})
         ask = [{"role": "user", "content": "Hi"}]
         only_embeds = self.engine.can(self.spec) == {"embeddings"}
         patience = launch.patience_s if self._process is not None else min(launch.patience_s, REMOTE_TIMEOUT_S)
